@@ -14,6 +14,7 @@ UNIT_BYTES = {
 # used for every duration.
 LONGEST_SECONDS = 49 * UNIT_SECONDS["d"]
 LARGEST_BYTES = 2**50
+SMALL_DIGITS = 6  # a size without a unit that has at most so many digits means megabytes
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?d)?(\d{1,9}(?:\.\d{1,6})?h)?(\d{1,9}(?:\.\d{1,6})?m)?"
                       r"(\d{1,9}(?:\.\d{1,6})?s)?(\d{1,9}(?:\.\d{1,6})?ms)?", re.ASCII)  # fmt: skip
 SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)(TiB|TB|GiB|GB|MiB|MB|KiB|KB|B)", re.ASCII)
@@ -79,8 +80,10 @@ def guess_size(value: object) -> str:
     """
     if not isinstance(value, str | int) or isinstance(value, bool):
         return ""
+    if isinstance(value, int) and not 0 < value <= LARGEST_BYTES:
+        return ""  # Python does not write huge integers
     squeezed = re.sub(r"\s+", "", str(value)).upper().replace("IB", "iB")
-    unit = "MB" if squeezed.isdecimal() and int(squeezed) < UNIT_BYTES["MB"] else "B"
+    unit = "MB" if squeezed.isdecimal() and len(squeezed) <= SMALL_DIGITS else "B"
     for text in (squeezed, f"{squeezed}{unit}"):
         if read_size(text):
             return text

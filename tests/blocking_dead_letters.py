@@ -23,6 +23,8 @@ class Loaded:
     def load(self) -> Topology:
         return self.topology
 
+    load_with_same_broker = load
+
 
 def dead_command(topology: Topology) -> Callable[[list[str]], Result]:
     """Return a function that runs `feedbus dead` with arguments."""

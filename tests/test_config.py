@@ -262,7 +262,8 @@ def test_the_environment_of_the_process_is_the_default(tmp_path, monkeypatch):
 STRANGE = [
     "0", "-1", "1.5", "nan", "inf", "true", '""', '" "', '"x"', '"\\u0000"', '"😀"', "[]", "[[]]",
     "[1]", '["", ""]', "{}", "{ a = 1 }", '{ "" = {} }', "[{}]", "2026-01-01", "07:00:00",
-    f"0x{'f' * 5000}", '"${X}"', '"${"', '"$$"', '"5m"', '"1GB"', '"never"', '"unlimited"',
+    f"0x{'f' * 5000}", f'"{"9" * 5000}"', '"${X}"', '"${"', '"$$"', '"5m"', '"1GB"', '"never"',
+    '"unlimited"',
 ]  # fmt: skip
 
 
