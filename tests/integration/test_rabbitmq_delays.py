@@ -16,8 +16,8 @@ from tests.projects import PATIENCE_SECONDS, wait_until
 from tests.small_topologies import queue, sharded
 from tests.systems import System
 
-MESSAGES = 60
-LONGEST_SECONDS = 12.0
+MESSAGES = 40
+LONGEST_SECONDS = 8.0
 NOTHING = timer.DelayedCounts(0, 0)
 
 
