@@ -78,6 +78,51 @@ def test_a_record_whose_dead_letter_blocks_its_key_is_not_due(records, taken):
     assert (record.attempt, record.due_at) == (DEAD_LETTER_ATTEMPT, math.inf)
 
 
+def later_message(records: WaitingRecords, attempt: int) -> Delivery:
+    """Let another message of the fourth record arrive, which a consumer before has sent late."""
+    arrived = delivery(9)
+    message = WaitingRecord(
+        "b", 4, "m4", attempt=attempt, due_at=7.0, queue="w2", arrival=Arrival(arrived, None, 0.0)
+    )
+    assert records.add_arrived(message) == []
+    return arrived
+
+
+def test_a_message_of_a_record_that_a_handler_has_is_acknowledged_after_the_result(records, taken):
+    take(taken)
+    arrived = later_message(records, 1)
+    assert taken.finish([delivery(4)]) == [arrived, delivery(4)]
+    assert "b" not in {each.key for each in records}
+
+
+def test_a_message_of_a_record_that_fails_in_its_handler_is_its_next_attempt(records, taken):
+    take(taken)
+    arrived = later_message(records, 1)
+    taken.mark_failed_again(delivery(4), 5.0)
+    assert taken.finish([delivery(4)]) == [delivery(4)]
+    own = Arrival(delivery(10), None, 0.0)
+    message = WaitingRecord("b", 4, "m4", attempt=1, due_at=5.0, queue="w2", arrival=own)
+    assert records.add_arrived(message) == [own]  # it is the second message of this attempt
+    assert take(taken, 8.0) == [arrived.tag]
+
+
+@pytest.mark.parametrize(("attempt", "due_at"), [(0, 5.0), (1, math.inf)])
+def test_a_message_that_the_next_one_replaces_is_acknowledged(records, taken, attempt, due_at):
+    take(taken)
+    arrived = later_message(records, attempt)
+    taken.mark_failed_again(delivery(4), due_at)
+    assert taken.finish([delivery(4)]) == [arrived, delivery(4)]
+    assert take(taken, 8.0) == []  # its new message has not arrived, or its dead letter blocks it
+
+
+def test_a_message_of_a_record_that_was_put_back_is_acknowledged_with_it(records, taken):
+    take(taken)
+    arrived = later_message(records, 1)
+    taken.put_back([delivery(4)])
+    assert take(taken) == [4]
+    assert taken.finish([delivery(4)]) == [arrived, delivery(4)]
+
+
 def test_a_record_that_was_put_back_is_taken_again(taken):
     take(taken)
     taken.put_back([delivery(4)])

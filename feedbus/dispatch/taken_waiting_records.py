@@ -150,11 +150,10 @@ class TakenRecords:
                 self._records.put_back(taken.record)
                 continue
             if taken.result == "failed again":
-                self._records.mark_failed_again(taken.record, taken.due_at)
+                arrivals = self._records.mark_failed_again(taken.record, taken.due_at)
             else:
-                copy_arrivals = self._records.remove_handled(taken.record)
-                acknowledgeable += [arrival.delivery for arrival in copy_arrivals]
-            acknowledgeable.append(delivery)
+                arrivals = self._records.remove_handled(taken.record)
+            acknowledgeable += [*(arrival.delivery for arrival in arrivals), delivery]
         return acknowledgeable
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:

@@ -62,7 +62,8 @@ class WaitingRecord:
         awaited_queues: the queues of older generations that must be deleted before the record may
             be handled.
         generation_number: the number of the generation that the waiting queue belongs to.
-        copy: the same record in the waiting queue of a newer generation; None if there is none.
+        copy: another message of the same record; None if there is none. It is in the waiting queue
+            of a newer generation, or has arrived in the same queue while a handler had the record.
 
     """
 

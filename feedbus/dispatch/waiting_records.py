@@ -214,6 +214,8 @@ class WaitingRecords:
     def _add_message(self, known: WaitingRecord, message: WaitingRecord) -> list[Arrival]:
         """Add a message of a known record; return the deliveries to acknowledge.
 
+        If a handler has the record now, both messages are kept until its result is known.
+
         Args:
             known: the record.
             message: the message, which a waiting queue has delivered.
@@ -221,7 +223,7 @@ class WaitingRecords:
         """
         replaced: Arrival | None = None
         in_queue = [each for each in known.with_copies() if each.queue == message.queue]
-        if in_queue:
+        if in_queue and not in_queue[0].is_taken:
             replaced = in_queue[0].replace_arrival(message)
         else:
             key_records, index = self._find(known)
@@ -333,17 +335,32 @@ class WaitingRecords:
         record.is_taken = False
         self._add_head(self._records_by_key[record.key])
 
-    def mark_failed_again(self, record: WaitingRecord, due_at: float) -> None:
-        """Register that a taken record has failed, and that its next message is being sent.
+    def mark_failed_again(self, record: WaitingRecord, due_at: float) -> list[Arrival]:
+        """Register that a taken record has failed, and that its next message was sent.
 
         Args:
             record: the record.
             due_at: when it is due, in seconds since 1970; infinity if its dead letter blocks the
                 key.
 
+        Returns:
+            The deliveries to acknowledge: earlier messages of the record that have arrived in its
+            queue while the handler had it; often none.
+
         """
         record.attempt = record.attempt + 1 if due_at < math.inf else DEAD_LETTER_ATTEMPT
         record.due_at, record.arrival, record.is_taken = due_at, None, False
+        acknowledgeable: list[Arrival] = []
+        arrived = [each for each in record.with_copies() if each is not record]
+        for each in arrived:
+            if each.queue == record.queue:
+                record.without_message(each)
+                is_next = each.is_dead_letter == record.is_dead_letter
+                replaced = record.replace_arrival(each) if is_next else each.arrival
+                acknowledgeable += [] if replaced is None else [replaced]
+        if record.arrival is not None:
+            self._add_head(self._records_by_key[record.key])
+        return acknowledgeable
 
     # -- records that leave their queues -------------------------------------------------------
 
