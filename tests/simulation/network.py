@@ -68,8 +68,9 @@ class Network:
         meet: called before each request to the broker, portion of messages and acknowledgement.
         requested_at: when the latest request about each dead letter was published, by the id of the
             dead letter: it was requeued or dropped.
-        late_blocks: the ids of dead letters whose blocking messages arrived only after such a
-            request, because their process sent slowly. They can block their keys for ever.
+        late_blocks: when messages that block keys arrived, by the ids of their dead letters. They
+            arrived only after such a request, because their process sent slowly. So they can block
+            their keys for ever.
         lost: processes whose host loses its power: the broker notices their end late.
         kept: the queue, the content type and the body of each message that the broker keeps for a
             killed process, until it notices that the process sends no heartbeats.
@@ -91,7 +92,7 @@ class Network:
         self.sending: defaultdict[Process | None, Sending] = defaultdict(Sending)
         self.meet: Callable[[], None] = lambda: None
         self.requested_at: dict[str, int] = {}
-        self.late_blocks: set[str] = set()
+        self.late_blocks: dict[str, int] = {}
         self.lost: set[Process | None] = set()
         self.kept: list[tuple[str, str, bytes]] = []
 
@@ -134,7 +135,7 @@ class Network:
             sent_at = int(headers[SENT_AT]) * 1000 - START
             if self.requested_at.get(message_id, sent_at) > sent_at:
                 self.scheduler.note(f"THE MESSAGE THAT BLOCKS {message_id} ARRIVES LATE")
-                self.late_blocks.add(message_id)
+                self.late_blocks[message_id] = now
 
     def linger(self) -> None:
         """Let a change of exchanges, queues or bindings stand alone for a while, now and then."""

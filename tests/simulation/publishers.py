@@ -19,6 +19,7 @@ from feedbus.store.relay import Relay
 from feedbus.wire.constants import PACK
 from tests.simulation.history import Record
 from tests.simulation.scenario import LARGE_PACK, payload, records_of
+from tests.simulation.scheduler import SECONDS
 from tests.simulation.store import SimulatedStore
 from tests.simulation.system import System
 
@@ -26,6 +27,7 @@ MOST_RECORDS = 45  # of a publisher
 LEAST_STEPS = 600  # of a seed
 TIMEOUT_SECONDS = 5.0  # of a relay, and of what fires the schedule
 OPERATOR_SECONDS = (1.0, 5.0, 5.0)  # between two looks at the dead letters
+LONG_WAIT_SECONDS = 120.0  # after which the operator looks why records wait
 DROPPED_SHARES = (0.3, 0.7)  # of the dead letters, where an operator drops some
 PAUSES = (0.0, 0.0, 0.0, 0.01, 0.2, 2.0)  # seconds between two publishes
 SIZES = (1, 1, 4, LARGE_PACK)  # records published together
@@ -268,12 +270,11 @@ def run_operator(system: System) -> None:
 
     while True:
         system.clock.sleep(seconds)
-        late_ids = system.broker.network.late_blocks if not system.dead() else ()
+        late_ids = _ids_of_late_blocks(system)
         for queue in topology.queues.values():
             try:
                 with dead_letters.open_channel(topology) as channel:
                     if late_ids and queue.block_on_dead:
-                        # The operator sees records that wait although there are no dead letters.
                         release(channel.connection, topology, queue, late_ids)
                     if dropping and chosen.random() < share:
                         dead_letters.drop(channel, topology, queue, is_dropped, note_dropped)
@@ -284,6 +285,18 @@ def run_operator(system: System) -> None:
                         )
             except (Outage, PublishError, UsageError) as error:
                 system.scheduler.note(f"cannot requeue or drop: {error}")
+
+
+def _ids_of_late_blocks(system: System) -> list[str]:
+    """Return dead letters that do not exist, but block their keys.
+
+    The operator sees that records wait for a long time although there are no dead letters.
+    """
+    until = system.scheduler.now - int(LONG_WAIT_SECONDS * SECONDS)
+    blocks = system.broker.network.late_blocks
+    return (
+        [] if system.dead() else [each for each, arrived_at in blocks.items() if arrived_at < until]
+    )
 
 
 def run_relay(system: System) -> None:
