@@ -194,7 +194,7 @@ class OrderDecisions:
             return decision
         record = self._taken_records.record_of(decoded.delivery)
         if record is None:
-            if decision.is_dead_letter and self._is_dead_letter(decoded, row, decision.message):
+            if decision.is_dead_letter and self._blocks_already(decoded, row, decision.message):
                 return decision
             record = self._add_record(decoded, row, decision.message, due_at)
         elif decision.verdict == "wait":
@@ -218,7 +218,7 @@ class OrderDecisions:
         )
         return replace(decision, blocking_message=message)
 
-    def _is_dead_letter(self, decoded: DecodedDelivery, row: int, letter: Outgoing) -> bool:
+    def _blocks_already(self, decoded: DecodedDelivery, row: int, letter: Outgoing) -> bool:
         """Whether an earlier dead letter of a record blocks its key already.
 
         An example is a requeued dead letter whose body cannot be decoded. A second message would

@@ -350,17 +350,15 @@ class WaitingRecords:
         """
         record.attempt = record.attempt + 1 if due_at < math.inf else DEAD_LETTER_ATTEMPT
         record.due_at, record.arrival, record.is_taken = due_at, None, False
-        acknowledgeable: list[Arrival] = []
-        arrived = [each for each in record.with_copies() if each is not record]
-        for each in arrived:
+        replaced: list[Arrival | None] = []
+        for each in [*record.with_copies()][1:]:
             if each.queue == record.queue:
                 record.without_message(each)
                 is_next = each.is_dead_letter == record.is_dead_letter
-                replaced = record.replace_arrival(each) if is_next else each.arrival
-                acknowledgeable += [] if replaced is None else [replaced]
+                replaced.append(record.replace_arrival(each) if is_next else each.arrival)
         if record.arrival is not None:
             self._add_head(self._records_by_key[record.key])
-        return acknowledgeable
+        return [arrival for arrival in replaced if arrival is not None]
 
     # -- records that leave their queues -------------------------------------------------------
 
