@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from feedbus.apply import apply
 from feedbus.errors import Outage, UsageError
@@ -118,6 +120,7 @@ class Supervisor:
         process.at_death.append(lambda _: system.ready.discard(place))
         process.at_death.append(lambda killed: system.blame(process) if killed else None)
         with CrashGuard(path, now=system.clock.monotonic) as crash_guard:
+            process.at_death.append(lambda killed: keep_content(path) if killed else None)
             system.guards[process] = consumer.queue.name, crash_guard
             runner = Runner(
                 topology,
@@ -132,6 +135,16 @@ class Supervisor:
             )
             self._runners[slot] = runner
             system.scheduler.note(f"ends: {runner.run()}")
+
+
+def keep_content(path: Path) -> None:
+    """Replace a file by a copy, so that a process that has it open no longer changes it.
+
+    A killed process of the simulation still runs its `finally` blocks. A real one does not.
+    """
+    copy = path.with_suffix(".copy")
+    shutil.copy(path, copy)
+    copy.replace(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from tests.simulation.adversary import Adversary, name_of_moment
 from tests.simulation.broker import SimulatedBroker
 from tests.simulation.channel import LATE_ACKNOWLEDGEMENTS
 from tests.simulation.clock import SimulatedClock
+from tests.simulation.consumers import keep_content
 from tests.simulation.faults import Faults
 from tests.simulation.landmarks import ALL, Landmark
 from tests.simulation.network import Network
@@ -482,6 +483,18 @@ def test_a_system_has_time_for_its_work_as_long_as_it_goes_on(records: int, fini
         scheduler=scheduler, handled=lambda: len(done), finished=lambda: len(done) == 3
     )
     assert finishes(system) is finished
+
+
+def test_a_killed_process_no_longer_changes_its_crash_guard_file(tmp_path: Path):
+    path = tmp_path / "run" / "work.0.handler"
+    with CrashGuard(path) as crash_guard:
+        crash_guard.set_messages(["a"], 60.0)
+        with crash_guard.nested():
+            crash_guard.set_messages(["a", "b"], 60.0)
+            keep_content(path)
+    with CrashGuard(path) as crash_guard:
+        assert crash_guard.is_suspected("b")
+        assert not crash_guard.reason_to_give_up("a", 1)
 
 
 def test_seeds_leave_no_file_open():
