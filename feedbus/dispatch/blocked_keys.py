@@ -131,7 +131,7 @@ class BlockedKeys:
         The modules that call handlers do this with each blocked record.
 
         Args:
-            decoded: the delivery of the record, which gets the decision.
+            decoded: the delivery of the record. The decision is added to the delivery.
             row: the index of the record in the delivery.
 
         """

@@ -191,9 +191,10 @@ class Dispatch:
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # pause() calls handle(), so a pause can contain other pauses. The inner pauses have
-            # increased `_paused_seconds`. Their time is part of the time of this pause. So that it
-            # is not counted twice, the new value is computed from the value before this pause.
+            # A pause can contain other pauses, because pause() calls handle(). The inner pauses have
+            # increased `_paused_seconds`, and their time is also part of the time of this pause. So
+            # the time of this pause is added to the value from before it. This counts the inner
+            # pauses once.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause
@@ -214,7 +215,7 @@ class Dispatch:
         SingleCalls and ConcurrentCalls call this after each call of a handler.
 
         Args:
-            decoded: the delivery of the record, which gets the decision.
+            decoded: the delivery of the record. The decision is added to the delivery.
             row: the index of the record in the delivery.
             error: the exception, as calls.classify_error() returns it; None if the call succeeded.
             seconds: the duration of the call in seconds.
@@ -248,7 +249,7 @@ class Dispatch:
         decoded_deliveries: Sequence[DecodedDelivery],
         before_dead_handler: Callable[[str], None] | None = None,
     ) -> None:
-        """Send the retries and dead letters of deliveries, which may then be acknowledged.
+        """Send the retries and dead letters of deliveries; they may then be acknowledged.
 
         SingleCalls and ConcurrentCalls call this.
 
@@ -302,8 +303,8 @@ class Dispatch:
         The runner calls this in place of handle().
 
         Args:
-            delivery: a message. While it was handled, the process has ended, or has lost its
-                connection to the broker, too often.
+            delivery: a message. Too often, while the message was handled, the process has ended or
+                has lost its connection to the broker.
             reason: the reason of the dead letter.
             skip_dead_handler: True if the dead handler must not be called, because it, too, has
                 ended the process too often.

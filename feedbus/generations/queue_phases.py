@@ -58,9 +58,8 @@ def _phase_without_mark(
     if _phase_of(names, state_before, queue) == "ending":
         return "ending"
     try:
-        # The state in the queue for consumers can be out of date. The state in the ledger is always
-        # up to date; it is read under the lock. If the two differ, the state for consumers is
-        # written again.
+        # The state in the readers' queue can be out of date. The state in the ledger is always up
+        # to date; it is read under the lock. If the two differ, the state is written again to both.
         with broker.locked(connection, topology, wait_seconds=0.0):
             channel = connection.channel()
             state = ring_state.read_locked(channel, topology, exchange)

@@ -1,10 +1,10 @@
 """The switch from one generation of a ring to the next.
 
-The steps are in docs/internals/resharding.md. Each of two queues on the broker contains the state
-of a ring, as one message (ring_state.py). Consumers and publishers read the first queue. Processes
-that change the state read the second one, the ledger. The state also names its *source*, the
-topology file that asked for the current ring. So a host with an older file can see that it must not
-replace this ring.
+The steps are in docs/internals/resharding.md. The state of a ring is one message, and the broker
+keeps two copies of it (ring_state.py). Consumers and publishers read the copy in the readers'
+queue. Processes that change the state read the copy in the ledger. The state also names its
+*source*, the topology file that asked for the current ring. So a host with an older file can see
+that it must not replace this ring.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def switch_ring(
     If the process is killed, call the function again: every step can be repeated. The new call
     first completes the interrupted switch, even if the topology has changed since.
 
-    The current ring is also replaced if it is disordered: a restarted broker has bound its queues
-    in another order than feedbus.
+    The current ring is also replaced if it is disordered: after a restart, the broker has bound the
+    queues of the ring in another order than feedbus, so keys reach shards that do not own them.
 
     After this function, the caller calls switch_notices.notify_consumers().
 
@@ -92,8 +92,8 @@ def switch_ring(
             disordered=False,
             disordered_draining=(*state.disordered_draining, *disordered),
         )
-    # declare_ring() waits until the new queues are on the disk of the broker. The queues of the
-    # state are declared before it, so the wait is also for them.
+    # declare_ring() waits until the broker has written the new queues to its disk. The readers'
+    # queue and the ledger are declared before, so the wait is also for these two queues.
     ring_state.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
     exit_after_step("declared")
@@ -193,7 +193,7 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
         disordered = (each for each in state.disordered_draining if each != generation.number)
         state = replace(state, draining=remaining, disordered_draining=tuple(disordered))
     # The state is written even if the ledger has this state already. write() writes the ledger
-    # first, and then the queue that consumers read. If a process is killed between these steps, the
+    # first, and then the readers' queue. If a process is killed between these steps, the
     # consumers still read the earlier state, and one of them calls this function again.
     ring_state.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
@@ -239,9 +239,9 @@ def _delete_control_messages(channel: Channel, queue: str) -> bool:
 def record_disorder(channel: Channel, topology: Topology, generation: Generation) -> None:
     """Mark a ring as disordered in its state.
 
-    In a disordered ring, a restarted broker has bound the shards in another order than feedbus. So
-    keys reach shards that do not own them. A consumer calls this function when it finds such a
-    ring. The next call of switch_ring() makes a new generation with the same shards.
+    In a disordered ring, keys reach shards that do not own them (see switch_ring()). A consumer
+    calls this function when it finds such a ring. The next call of switch_ring() makes a new
+    generation with the same shards.
 
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.

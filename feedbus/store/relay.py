@@ -144,7 +144,7 @@ class Relay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Make the thread remove the published rows from the outbox, and wait for its end."""
+        """Wait until the thread has removed the published rows from the outbox and has ended."""
         self.stop()
         self._thread.join()
 
@@ -236,8 +236,9 @@ class Relay:
 
         def choose(rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
             busy.update(self._locks.in_use())
-            # This list is read after the locks: publish() adds the ids of its rows to the list
-            # before it releases the locks of their keys.
+            # publish() first adds the ids of its rows to `_published_ids`, and then releases the
+            # locks of their keys. So the locks are read first, and then the ids: a row whose lock
+            # was released before the first read is in the ids of the second read.
             published_ids = set(self._published_ids)
             return [
                 row
