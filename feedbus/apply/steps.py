@@ -115,8 +115,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         topology: the wanted state.
         plan: a new plan of this topology; the caller holds the lock of exclusive().
         supervisor: the supervisor of the running consumers; None if nothing runs.
-        wait: whether to wait until the old queues are drained. Without it, apply() returns False if
-            a queue still has messages.
+        wait: whether to wait until the old queues are drained. If it is False, and a
+            queue still has messages, apply() returns False.
         report: called with a line for each change that was made.
         progress: called at each check with the number of messages that are left in queues that
             drain.

@@ -116,7 +116,7 @@ class AsyncBus:
             key: the routing key; "" by default. An exchange with shards needs one, because it
                 selects the shard; key="" sends all messages to the same shard.
             message_id: the id of the record. A queue with `once = true` handles only one of several
-                records with the same id. Without it, the record gets an id that no other record
+                records with the same id. By default, the record gets an id that no other record
                 has.
             options: `headers` maps names to texts, numbers, flags or None. `priority` is a number
                 from 0 to 255. `expires` is how long the message may wait in a queue, and `delay`

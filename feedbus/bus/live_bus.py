@@ -49,7 +49,7 @@ class LiveBus(Bus):
     usually creates one bus, and closes it at its end.
     """
 
-    PAIRS_AT_ONCE = 5_000  # how many of its pairs publish_many() reads before it sends them
+    PAIRS_AT_ONCE = 5_000  # publish_many() reads and sends this many pairs at a time
     CONFIRM_SECONDS = (2.0, 10.0)  # the range of the time limit for a confirm
 
     def __init__(
@@ -136,7 +136,7 @@ class LiveBus(Bus):
             key: the routing key; "" by default. An exchange with shards needs one, because it
                 selects the shard; key="" sends all messages to the same shard.
             message_id: the id of the record. A queue with `once = true` handles only one of several
-                records with the same id. Without it, the record gets an id that no other record
+                records with the same id. By default, the record gets an id that no other record
                 has.
             options: `headers` maps names to texts, numbers, flags or None. `priority` is a number
                 from 0 to 255. `expires` is how long the message may wait in a queue, and `delay`

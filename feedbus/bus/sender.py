@@ -152,6 +152,7 @@ class Sender:
         """Close a connection that may be lost, without AMQP's close handshake.
 
         The next send connects again. The broker may have stored messages that it has not confirmed.
+
         It is called after an outage of the consumer's connection, for example.
         """
         connection, self._connection, self._publisher = self._connection, None, None

@@ -191,10 +191,10 @@ class Dispatch:
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # A pause can contain other pauses, because pause() calls handle(). The inner pauses have
+            # pause() calls handle(), so a pause can contain other pauses. The inner pauses have
             # increased `_paused_seconds`, and their time is also part of the time of this pause. So
-            # the time of this pause is added to the value from before it. This counts the inner
-            # pauses once.
+            # the time of this pause is added to the value from before this pause. Then the inner
+            # pauses are counted once.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause

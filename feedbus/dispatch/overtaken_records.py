@@ -44,8 +44,10 @@ class OvertakenRecords:
     def find(self, records: Records) -> list[RecordLocation]:
         """Return the first failed record of each key, if at least one of them was overtaken.
 
-        If none was overtaken, the result is empty. It is called within the transaction, after the
-        handler has returned. If the result is not empty, the transaction is rolled back.
+        If none was overtaken, the result is empty. If the result is not empty, the transaction is
+        rolled back.
+
+        It is called within the transaction, after the handler has returned.
 
         Args:
             records: the records of a batch after the call of the handler, with their verdicts.

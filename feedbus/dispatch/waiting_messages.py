@@ -32,8 +32,9 @@ def decode_waiting_message(
 ) -> WaitingRecord:
     """Return the waiting record that a delivered message of a waiting queue contains.
 
-    Its position is 0 if the message contains no position. It is called for each delivery of a
-    waiting queue.
+    The position of the record is 0 if the message contains no position.
+
+    It is called for each delivery of a waiting queue.
 
     Args:
         arrival: the delivery.

@@ -3,11 +3,11 @@
 A record waits for its next attempt, or for earlier records of its key. It is due when the time of
 its next attempt has come.
 
-Example: the records A1 and A2 have the key A. A1 fails, and is to be tried again in one minute. The
-owner of this class adds A1. From now on, the key is blocked: when A2 arrives, it is not handled. It
-is added, too, with a higher position. After one minute, take() returns A1 and A2. If A1 fails
-again, it keeps its position, and A2 is put back. If A1 succeeds, it is removed, and A2 is the first
-record of the key. The key is blocked until its last record is removed.
+Example: the records A1 and A2 have the key A. A1 fails, and is to be tried again in one minute. So
+WaitingDeliveries adds A1 to the waiting records. From now on, the key is blocked: when A2 arrives,
+A2 is not handled. A2 is added, too, with a higher position. After one minute, take() returns A1 and
+A2. If A1 fails again, A1 keeps its position, and A2 is put back. If A1 succeeds, A1 is removed, and
+A2 is the first record of the key. The key is blocked until its last record is removed.
 
 Each record is a message in a waiting queue on the broker. If a record fails again, a new message is
 sent, and then the old one is acknowledged. After a crash between these two steps, the queue
@@ -90,7 +90,9 @@ class WaitingRecords:
     def blocks(self, key: str, generation_number: int) -> bool:
         """Whether a record that arrives now must wait for waiting records of its key.
 
-        A record does not wait for records that came first from queues of newer generations.
+        A record belongs to the generation whose queue delivered it first, also after it was moved.
+        Records of older generations come before records of newer generations. So the record does
+        not wait if the first waiting record of its key belongs to a newer generation.
 
         It is asked for each record that a queue delivers.
 
@@ -313,8 +315,9 @@ class WaitingRecords:
     def remove_handled(self, record: WaitingRecord) -> list[Arrival]:
         """Remove a record that was handled, and its copies; return the deliveries of the copies.
 
-        The caller acknowledges these deliveries. It is called when the result of the record is
-        known.
+        The caller acknowledges these deliveries.
+
+        It is called when the result of the record is known.
 
         Args:
             record: a record that take() has returned.
@@ -344,8 +347,8 @@ class WaitingRecords:
                 key.
 
         Returns:
-            The deliveries to acknowledge: earlier messages of the record that have arrived in its
-            queue while the handler had it; often none.
+            The deliveries to acknowledge; often none. They are older messages of the record, which
+            the waiting queue has delivered while the handler had the record.
 
         """
         record.attempt = record.attempt + 1 if due_at < math.inf else DEAD_LETTER_ATTEMPT

@@ -9,11 +9,12 @@ closed, messages that arrive go to its alternate exchange, and are held:
 
 While the gate is closed, the messages of the old queue are moved to the queue `before`. The old
 queue is deleted, and the new one is declared. Then the gate is opened, and the held messages are
-appended to `before`. A consumer reads `before` first, up to the fence that ends it. Meanwhile,
-retries of the queue are parked: they are in another queue, until unpark() moves them back.
+appended to `before`. After the replacement, a consumer reads `before` first, up to the fence that
+ends it.
 
-Every step can be repeated, so after a crash the replacement is carried out again. The consumers of
-the queue are stopped meanwhile, and the caller holds the topology's lock.
+During the replacement, the consumers of the queue are stopped, and the caller holds the topology's
+lock. Retries of the queue are *parked*: they are in another queue, until unpark() moves them back.
+Every step can be repeated, so after a crash the replacement is carried out again.
 """
 
 from __future__ import annotations
@@ -118,9 +119,9 @@ def parked_retry_queues(topology: Topology, seen: Inventory) -> list[tuple[str, 
 
 
 def wrong_retry_queues(topology: Topology, queue: Queue, seen: Inventory) -> list[str]:
-    """Return the names on the broker of a queue's retry queues that have wrong arguments.
+    """Return the retry queues of a queue that have wrong arguments, by their names on the broker.
 
-    `feedbus apply` replaces them.
+    `feedbus apply` replaces these retry queues.
 
     Args:
         topology: the topology, which declares the arguments.
@@ -149,8 +150,8 @@ def replace_retry_queue(
 ) -> None:
     """Delete a retry queue with wrong arguments, after its retries were moved to another queue.
 
-    The caller then declares the queue again, and calls unpark(). Until then, a consumer that sends
-    a retry to the queue holds.
+    The caller then declares the retry queue again, and calls unpark(). Until then, a consumer that
+    has to send a retry to this retry queue holds: it waits, and tries again.
 
     Args:
         connection: a connection to the topology's broker.
@@ -346,7 +347,9 @@ class QueueReplacement:
     def _empty(self) -> None:
         """Move the messages of the old queue to the queue `before`, and delete the old queue."""
         before = self._names.before(self.consumer)
-        # If the queue has no leader, it has no consumers either. Then this loop waits for a leader.
+        # An attempt fails if the queue has a consumer or no leader. A queue without a leader has no
+        # consumers either. Then _await_consumers() returns at once, and the loop tries again until
+        # the queue has a leader.
         while _try_to_delete(self.connection, self.topology, self._queue, before):
             self._await_consumers()
 
@@ -358,7 +361,7 @@ class QueueReplacement:
         self._await_arrivals()
 
     def _append_held(self) -> None:
-        """Append the held messages, and then a fence, to the queue `before`; delete it if empty."""
+        """Append the held messages to `before`, then end it with a fence, or delete it if empty."""
         before, held_name = (
             name(self.consumer) for name in (self._names.before, self._names.gate_held)
         )

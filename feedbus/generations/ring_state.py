@@ -2,11 +2,11 @@
 
 A draining generation is an earlier one whose queues are not all deleted yet.
 
-Each of two queues contains the state, as one message. Consumers and publishers read the first
-queue. A reader takes the message out of the queue for a moment. Meanwhile, another process may find
-no message, or an older one. This is harmless: with an old state, consumers look for deleted queues,
-and publishers get packs back, which they send again as plain messages. A switch needs the exact
-state, so it reads the second queue, the ledger, under the topology's lock.
+The state is one message, and the broker keeps two copies of it. Consumers and publishers read the
+copy in the readers' queue. A reader takes the message out of this queue for a moment. Meanwhile,
+another process may find no message, or an older one. This is harmless: with an old state, consumers
+look for deleted queues, and publishers get packs back, which they send again as plain messages. A
+switch needs the exact state, so it reads the other copy, in the ledger, under the topology's lock.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ from feedbus.wire.constants import JSON
 events = EventLog(__name__)
 
 READ_ATTEMPTS = 100  # how often a reader looks for the message
-# Fewer attempts. In read_locked(), no other process has the lock, so usually no other process has
-# taken the message of the ledger. The caller of read() tries again itself.
+# Fewer attempts are enough for two functions. read_locked() is called under the topology's lock, so
+# usually no other process has taken the message of the ledger. The caller of read() calls it again.
 FEW_ATTEMPTS = 10
 READ_PAUSE_SECONDS = 0.03  # between two attempts
-# The limit of messages in a queue with the state. It is not 1, for this case: a reader takes the
-# old state, another process writes a newer one, and a second reader takes that. The second reader
-# returns the newer state, then the first reader returns the old one. A quorum queue keeps returned
-# messages in the order of their return. If there are too many, it deletes its first message. With a
-# limit of 1, it would delete the newer state.
+# The limit of messages in the readers' queue and in the ledger. With a limit of 1, a quorum queue
+# could delete the newest state, in this case: a reader takes the old state, another process writes
+# a newer state, and a second reader takes the newer state. The second reader requeues the newer
+# state, and then the first reader requeues the old state. A quorum queue keeps requeued messages in
+# the order in which they were requeued. It then has two messages, and deletes the first one: the
+# newer state.
 MAX_STATES = 100
 
 
@@ -57,8 +58,8 @@ class RingState:
         switch_complete: whether the switch to the current generation is complete. Until then,
             draining generations may still get records.
         serial: the number of this state; each change of the state increases it.
-        disordered: whether a restarted broker has bound the shards of the current ring in another
-            order than feedbus, so that keys reach other shards.
+        disordered: whether the broker has, after a restart, bound the shards of the current ring in
+            another order than feedbus, so that keys reach shards that do not own them.
         source: the topology file that declared the current ring; None if it is not known.
         replaced: digests of earlier rings, without the numbers of their generations. They are used
             only by older_topology_files.py.
@@ -79,13 +80,16 @@ class RingState:
     def pack_generation(self) -> Generation:
         """The generation for which publishers make packs.
 
-        Until the switch to the current generation is complete, it is the generation before. The
-        current generation is connected at an unknown moment of the switch. The broker would return
-        the packs that arrive before that moment, and route the next ones. Then records of the
-        returned packs would come after later records of their keys. An earlier generation is
-        disconnected for ever: when the broker has returned a pack for it, it returns all later
-        ones, and the publisher sends their records in order to the entry. Before the first switch
-        is complete, there is no earlier generation, and the broker returns all packs.
+        Until the switch to the current generation is complete, it is the generation before the
+        current one. If publishers made packs for the current generation, the order could be lost:
+        the current generation is connected at an unknown moment of the switch. The broker would
+        return the packs that arrive before that moment, and route the later packs. Then records of
+        the returned packs would come after later records of their keys.
+
+        The earlier generation is disconnected once, and is not connected again. When the broker has
+        returned a pack for the earlier generation, it returns all later packs for it, too. The
+        publisher sends the records of returned packs in order to the entry. During the first
+        switch, there is no earlier generation, and the broker returns all packs.
         """
         if self.switch_complete:
             return self.current
@@ -102,7 +106,8 @@ class RingState:
 def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
     """Return the state of each ring that the broker knows, by the name of its exchange.
 
-    A ring is missing in the result if another reader has taken its message for all READ_ATTEMPTS.
+    A ring is missing in the result if no attempt finds its message, because another reader has
+    taken the message.
 
     Consumers and publishers call this, without the topology's lock.
 
@@ -159,9 +164,8 @@ def exact_states(connection: Connection, topology: Topology) -> dict[str, RingSt
 def read(channel: Channel, topology: Topology, exchange: str) -> RingState | None:
     """Return the state of an exchange's ring, without the topology's lock; None if none was found.
 
-    The state is the message in the queue `….generations`, which consumers and publishers read. The
-    queue has no message if the broker has no generation of the exchange yet, or while another
-    reader has taken the message.
+    The state is read from the readers' queue, `….generations`. The queue has no message if the
+    broker has no generation of the exchange yet, or while another reader has taken the message.
 
     Args:
         channel: a channel to the broker.
@@ -177,7 +181,7 @@ def read_locked(channel: Channel, topology: Topology, exchange: str) -> RingStat
     """Return the state of an exchange; None if the broker has no generation of the exchange yet.
 
     The caller holds the topology's lock. The state is read from the ledger, a second copy of the
-    state. If the ledger has none, it is read from the queue that consumers and publishers read.
+    state. If the ledger has none, it is read from the readers' queue.
 
     Args:
         channel: a channel to the broker.
@@ -253,7 +257,7 @@ def declare(channel: Channel, topology: Topology, exchange: str) -> None:
 
 
 def repair(channel: Channel, names: Names, state: RingState) -> None:
-    """Write the state again if the queue that consumers and publishers read does not contain it.
+    """Write the state again if the readers' queue does not contain it.
 
     An interrupted write can have left only the ledger, the second copy, up to date. switch_ring()
     and the consumers of old queues call this.
@@ -276,8 +280,9 @@ def repair(channel: Channel, names: Names, state: RingState) -> None:
 def write(channel: Channel, names: Names, state: RingState) -> RingState:
     """Write a state with the next serial number to both queues, and return the written state.
 
-    The caller holds the topology's lock. The two queues are the one that consumers and publishers
-    read, and the ledger. Older states are deleted last. It is called for each change of the state.
+    The two queues are the readers' queue and the ledger. Older states are deleted last.
+
+    It is called for each change of the state. The caller holds the topology's lock.
 
     Args:
         channel: a channel to the broker.

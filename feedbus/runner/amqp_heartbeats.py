@@ -91,8 +91,10 @@ class Heartbeats:
     def paused(self) -> Iterator[None]:
         """Stop the thread's heartbeats in a `with` block inside a while_working() block.
 
-        The block can use the connection, and can call while_working() again. It is used when a
-        handler on a queue with `stream = true` pauses, and deliveries of other keys are handled.
+        The block can use the connection, and can call while_working() again.
+
+        It is used when a handler on a queue with `stream = true` pauses, and deliveries of other
+        keys are handled.
         """
         with self._write_lock:
             self._may_send = False

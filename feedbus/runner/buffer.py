@@ -118,8 +118,9 @@ class Buffer:
     def exclude_generations_after(self, generation_number: int | None) -> None:
         """Exclude the lanes of generations later than this one; with None, exclude no lane.
 
-        No delivery is taken from an excluded lane. It is called while too many records of newer
-        generations wait for old queues.
+        No delivery is taken from an excluded lane.
+
+        It is called while too many records of newer generations wait for old queues.
 
         Args:
             generation_number: the number of the latest generation that is not excluded.
@@ -270,8 +271,9 @@ class Buffer:
     def has_before(self, consumer_tag: str, tag: int) -> bool:
         """Whether the buffer has a delivery of a subscription with a lower delivery tag.
 
-        Then the later delivery cannot be acknowledged together with all earlier ones. It is asked
-        before a batch is acknowledged.
+        Then the later delivery cannot be acknowledged together with all earlier ones.
+
+        It is asked before a batch is acknowledged.
 
         Args:
             consumer_tag: the consumer tag of the subscription.

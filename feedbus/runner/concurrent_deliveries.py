@@ -293,8 +293,9 @@ class ConcurrentDeliveries:
     def forget_all(self) -> None:
         """Wait until no handler call runs, and forget all deliveries.
 
-        The broker delivers them again. It is called when the connection has ended, or deliveries
-        are to be returned to the broker.
+        The broker delivers them again.
+
+        It is called when the connection has ended, or deliveries are to be returned to the broker.
         """
         while self._calls.running:
             self._calls.forget()

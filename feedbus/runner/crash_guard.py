@@ -176,8 +176,9 @@ class CrashGuard:
         """Do not count the time of a `with` block as time of the handler.
 
         In another thread than the thread of set_messages(), the time is counted: there, several
-        handlers can run at the same time, and the file has one deadline for all of them. It is used
-        while a handler waits for the broker or for the store during an outage.
+        handlers can run at the same time, and the file has one deadline for all of them.
+
+        It is used while a handler waits for the broker or for the store during an outage.
         """
         if self._until is None or threading.get_ident() != self._thread:
             yield

@@ -71,8 +71,9 @@ class MisplacementCheck:
     def check(self, queue: str, delivery: Delivery) -> None:
         """Count a delivery that came to a wrong shard; log the first one of each ring.
 
-        A shard is wrong if it does not own the key of the message. It is called with the first
-        delivery of each batch.
+        A shard is wrong if it does not own the key of the message.
+
+        It is called with the first delivery of each batch.
 
         Args:
             queue: the name of the queue on the broker that has delivered the message.

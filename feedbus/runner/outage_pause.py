@@ -90,6 +90,7 @@ class OutagePause:
         """Register a success: log that the outage is over.
 
         The next outage starts with a short pause. If there was no outage, this method does nothing.
+
         It is called after each handled batch, and when the consumer has read its queues for long
         enough without an error.
         """

@@ -223,7 +223,9 @@ class WaitingQueue:
         """Return old deliveries to the broker, which delivers them again.
 
         The broker closes the channel of a consumer that keeps a delivery for too long. Records that
-        handlers have now are not returned. It is called often.
+        handlers have now are not returned.
+
+        It is called often.
 
         Args:
             older_than: a time of the monotonic clock, in seconds. Deliveries that arrived before it

@@ -85,7 +85,7 @@ def ask(
         command: the name of the command, such as "restart" of circus or feedbus's "feedbus-down".
         progress: for a command that waits for the end of processes: called repeatedly with the
             processes that are still busy. The command may then take any time, as long as the
-            supervisor reports its state. Without it, the supervisor must answer immediately.
+            supervisor reports its state. If it is None, the supervisor must answer immediately.
         properties: the properties of the command. With `waiting=True`, circus answers only when the
             command has finished.
 
