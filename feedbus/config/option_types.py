@@ -20,7 +20,12 @@ SUBSTITUTED = {"pattern": r"\$\{"}
 class Option(fields.Field[Any]):
     """The base of the types of options: how a value of topology.toml is read and documented.
 
-    Each option of a table schema is one object, which is created when its module is imported.
+    Each option of topology.toml has one object of such a type. The object is an attribute of the
+    TableSchema of the option's table, so it is created when the module with this schema is
+    imported.
+
+    If read() refuses a value, its error contains a Fault (problems.py): the description of one
+    problem of the file.
     """
 
     kind: str = "anything"  # the type of the value, for the documentation
@@ -28,7 +33,7 @@ class Option(fields.Field[Any]):
     pattern: str = ""  # a regular expression that each valid value matches; "" if there is none
     # Whether errors show only the kind of a wrong value, because it may be a secret.
     hidden: bool = False
-    none: str = ""  # the value, in the file's notation, for which read() returns None
+    none: str = ""  # the value, as TOML text, for which read() returns None; "" if there is none
     example: Any = None  # an example that suits most options of this type, for editors
 
     def __init__(
@@ -44,8 +49,8 @@ class Option(fields.Field[Any]):
 
         Args:
             description: what the option means, in sentences; it may have links in Markdown.
-            default: the default in the file's notation, or in words; "" if the default of the
-                dataclass's field is the default.
+            default: the default as TOML text, or in words, for the documentation; "" if the
+                documentation shows the default of the dataclass's field.
             required: whether the file must set the option.
             attribute: the field of the dataclass, if its name differs from the option's name.
             example: an example for editors, if the example of the type does not fit.
@@ -124,9 +129,9 @@ class Text(Option):
     expected = "a text that is not empty"
 
     def read(self, value: Any) -> str:
-        """Check a value of topology.toml, and return it if it is a text.
+        """Check that a value of topology.toml is a text, and return the text.
 
-        It is a text that is not empty and has no NUL.
+        A text that is empty or contains NUL is refused.
 
         Raises:
             ValidationError: the value is not valid; the error contains one Fault.
@@ -152,9 +157,9 @@ class Name(Text):
     pattern = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
     def read(self, value: Any) -> str:
-        """Check a value of topology.toml, and return it if it is a name.
+        """Check that a value of topology.toml is a name, and return the name.
 
-        It has letters, digits, '_', '-' and '.', and does not begin with '-' or '.'.
+        A name has only letters, digits, '_', '-' and '.', and does not begin with '-' or '.'.
 
         Raises:
             ValidationError: the value is not valid; the error contains one Fault.
@@ -177,10 +182,10 @@ class Dotted(Text):
     expected = "a dotted name such as 'package.module:name'"
 
     def read(self, value: Any) -> str:
-        """Check a value of topology.toml, and return it if it is a dotted name.
+        """Check that a value of topology.toml is a dotted name, and return the name.
 
-        Its form is `package.module:name`. The object is not imported;
-        handler_imports.check_imports() checks it later.
+        The form of a dotted name is `package.module:name`. This method does not import the object;
+        handler_imports.check_imports() checks the object later.
 
         Raises:
             ValidationError: the value is not valid; the error contains one Fault.
@@ -203,7 +208,7 @@ class Flag(Option):
     expected = "true or false"
 
     def read(self, value: Any) -> bool:
-        """Check a value of topology.toml, and return it if it is true or false.
+        """Check that a value of topology.toml is true or false, and return the value.
 
         Raises:
             ValidationError: the value is not valid; the error contains one Fault.
@@ -381,7 +386,7 @@ class Choice(Option):
         self.kind = ", ".join(f'`"{choice}"`' for choice in choices)
 
     def read(self, value: Any) -> str:
-        """Check a value of topology.toml, and return it if it is one of the fixed names.
+        """Check that a value of topology.toml is one of the fixed names, and return the name.
 
         Raises:
             ValidationError: the value is not valid; the error contains one Fault.

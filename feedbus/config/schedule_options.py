@@ -38,7 +38,7 @@ class CronLine(Text):
     )
 
     def read(self, value: Any) -> str:
-        """Check a value of topology.toml, and return it if it is a cron expression.
+        """Check that a value of topology.toml is a cron expression, and return the expression.
 
         A cron expression that matches no date is not valid.
 
@@ -67,7 +67,7 @@ class TimeZone(Text):
     expected = "a time zone such as 'Europe/Berlin' or 'UTC'"
 
     def read(self, value: Any) -> str:
-        """Check a value of topology.toml, and return it if it is the name of a time zone.
+        """Check that a value of topology.toml is the name of a time zone, and return the name.
 
         The IANA database must have the name.
 
@@ -92,9 +92,9 @@ class JsonTable(Option):
     expected = "a table of values that JSON has"
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Check a value of topology.toml, and return it if it is a table.
+        """Check that a value of topology.toml is a table of JSON values, and return the table.
 
-        Each value in it must be a value that JSON has; dates are not.
+        Values that JSON does not have, such as dates, are refused.
 
         Raises:
             ValidationError: the value is not valid; the error contains a Fault for each mistake.
@@ -117,9 +117,9 @@ class HeaderTable(JsonTable):
     expected = "a table of header names, each with a text, a number or a flag"
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Check a value of topology.toml, and return it if it is a table of headers.
+        """Check that a value of topology.toml is a table of headers, and return the table.
 
-        publish() must accept the headers.
+        Headers that publish() would refuse are refused.
 
         Raises:
             ValidationError: the value is not valid; the error contains a Fault for each mistake.

@@ -85,9 +85,9 @@ class Adapter(Dotted):
         self.kind = ", ".join(f'`"{name}"`' for name in own) + f" or {Dotted.kind}"
 
     def read(self, value: Any) -> str:
-        """Check a value of topology.toml, and return it if it is the name of an adapter.
+        """Check that a value of topology.toml is the name of an adapter, and return the name.
 
-        It is one of feedbus's own names, or a dotted name.
+        The name of an adapter is one of feedbus's own names, or a dotted name.
 
         Raises:
             ValidationError: the value is not valid; the error contains one Fault.
@@ -114,7 +114,7 @@ class ExceptionName(Option):
     pattern = r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?"
 
     def read(self, value: Any) -> str:
-        """Check a value of topology.toml, and return it if it is the dotted name of an exception.
+        """Check that a value of topology.toml is the dotted name of an exception; return the name.
 
         The class is not imported; other_imports.check_other_imports() checks it later.
 
@@ -176,9 +176,9 @@ class RoutingKey(Option):
     expected = f"a routing key of at most {LONGEST_KEY_BYTES} bytes"
 
     def read(self, value: Any) -> str:
-        """Check a value of topology.toml, and return it if it is a binding key.
+        """Check that a value of topology.toml is a binding key, and return the key.
 
-        It is a text of at most 255 bytes, which may be empty.
+        A binding key is a text of at most 255 bytes, which may be empty.
 
         Raises:
             ValidationError: the value is not valid; the error contains one Fault.
@@ -200,9 +200,9 @@ class BrokerName(Text):
     expected = f"a name of 1 to {LONGEST_KEY_BYTES} bytes"
 
     def read(self, value: Any) -> str:
-        """Check a value of topology.toml, and return it if it is a name on the broker.
+        """Check that a value of topology.toml is a name on the broker, and return the name.
 
-        It is a text of 1 to 255 bytes.
+        The name is a text of 1 to 255 bytes.
 
         Raises:
             ValidationError: the value is not valid; the error contains one Fault.
@@ -222,7 +222,7 @@ class ContentType(Text):
     pattern = r"[a-zA-Z0-9!#$&^_.+-]+/[a-zA-Z0-9!#$&^_.+-]+( *;[ -~]*)?"
 
     def read(self, value: Any) -> str:
-        """Check a value of topology.toml, and return it if it is a content type.
+        """Check that a value of topology.toml is a content type, and return the content type.
 
         The content types that only feedbus itself uses are not valid.
 
@@ -244,9 +244,10 @@ class Argument(Option):
     expected = "a text, an integer, a number, true or false"
 
     def read(self, value: Any) -> Any:
-        """Check a value of topology.toml, and return it if it is an argument's value.
+        """Check that a value of topology.toml is valid for an argument, and return the value.
 
-        It is a text, an integer of 64 bits, a finite number, true or false; a text is not too long.
+        Valid values are texts of at most 1,024 bytes, integers of 64 bits, finite numbers, true and
+        false.
 
         Raises:
             ValidationError: the value is not valid; the error contains one Fault.
@@ -274,9 +275,9 @@ class ArgumentName(Text):
     expected = f"an argument's name of at most {LONGEST_KEY_BYTES} bytes"
 
     def read(self, value: Any) -> str:
-        """Check a value of topology.toml, and return it if it is an argument's name.
+        """Check that a value of topology.toml is an argument's name, and return the name.
 
-        It is a text of 1 to 255 bytes.
+        The name is a text of 1 to 255 bytes.
 
         Raises:
             ValidationError: the value is not valid; the error contains one Fault.
@@ -296,9 +297,9 @@ class Setting(Option):
     expected = "a text"
 
     def read(self, value: Any) -> str:
-        """Check a value of topology.toml, and return it if it is a text without NUL.
+        """Check that a value of topology.toml is a text without NUL, and return the text.
 
-        It may be empty.
+        An empty text is accepted.
 
         Raises:
             ValidationError: the value is not valid; the error contains one Fault.
@@ -320,9 +321,9 @@ class EnvironmentName(Text):
     pattern = "[A-Za-z_][A-Za-z0-9_]*"
 
     def read(self, value: Any) -> str:
-        """Check a value of topology.toml, and return it if it is a variable's name.
+        """Check that a value of topology.toml is a variable's name, and return the name.
 
-        It has letters, digits and '_', and does not begin with a digit.
+        A variable's name has only letters, digits and '_', and does not begin with a digit.
 
         Raises:
             ValidationError: the value is not valid; the error contains one Fault.
@@ -340,9 +341,9 @@ class ShardNumber(Text):
     pattern = "0|[1-9][0-9]{0,4}"
 
     def read(self, value: Any) -> str:
-        """Check a value of topology.toml, and return it if it is the number of a shard.
+        """Check that a value of topology.toml is the number of a shard, and return it as a text.
 
-        It is a text of 1 to 5 digits, because keys in TOML are texts.
+        A number of a shard is a text of 1 to 5 digits, because keys in TOML are texts.
 
         Raises:
             ValidationError: the value is not valid; the error contains one Fault.
@@ -361,9 +362,9 @@ class OrderBy(Option):
     expected = "the name of a field, true for the routing key, or false"
 
     def read(self, value: Any) -> str | bool:
-        """Check a value of topology.toml, and return it if it is valid for `order_by`.
+        """Check that a value of topology.toml is valid for `order_by`, and return the value.
 
-        It is the name of a field (a text that is not empty), True or False.
+        Valid values are the name of a field (a text that is not empty), True and False.
 
         Raises:
             ValidationError: the value is not valid; the error contains one Fault.

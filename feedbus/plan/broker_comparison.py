@@ -45,13 +45,13 @@ class Comparison:
         removed: the names of the consumers of this host that are not in the topology. They empty
             their queues before they end.
         changes: the changes; compare() adds them.
-        matched_names: the names in delete_nonempty that name at least one queue with messages to
-            delete; compare() adds them.
+        matched_names: the names in delete_nonempty for which compare() has found a queue that has
+            messages and will be deleted.
         timer_queues: maps the name of each queue for delayed messages to its arguments.
         waiting_queues: maps the name of each waiting queue to whether it is needed: True if the
             consumer's queue has `order_by`, False if it has no `order_by` any more.
-        parked_queues: the names of the queues to which an interrupted replacement has moved
-            retries.
+        parked_queues: the names of the queues that contain parked retries: an interrupted `feedbus
+            apply` has moved the retries there, to declare their retry queue again.
 
     """
 
@@ -211,8 +211,9 @@ class Comparison:
             elif not message_count:
                 deleted.append(name)
                 if self._matching_names(name):
-                    # apply does not wait for the messages that consumers have received, nor for
-                    # the retries of the queue.
+                    # The queue may get messages again: from its retry queues, or from consumers
+                    # that have received messages. `feedbus apply` waits for none of these messages,
+                    # because --delete-nonempty names the queue.
                     nonempty.append(name)
                 self._note("delete", "queue", name, f"{self._why(name)}; it is empty")
             elif matched := self._matching_names(name):
@@ -254,10 +255,10 @@ class Comparison:
         )
 
     def _is_used_by_another_program(self, found: SeenQueue) -> bool:
-        """Whether a queue has consumers that neither this host nor the topology knows.
+        """Whether a queue has consumers that do not belong to the project.
 
-        The consumers of a removed queue are known if this host runs such a consumer. Then other
-        hosts of the project may run consumers of the queue, too.
+        The consumers belong to the project if the topology still has the queue, or if this host
+        runs one of them. In the second case, the other consumers may run on other hosts.
         """
         return (
             found.consumers > 0
@@ -266,7 +267,7 @@ class Comparison:
         )
 
     def _has_leaving_consumer(self, name: str) -> bool:
-        """Whether this host runs a removed consumer of the table to which a queue belongs."""
+        """Whether this host runs a removed consumer of a queue, or of one of its other shards."""
         owner = self._owner(name)
         return owner in self.removed or queue_of(owner) in map(queue_of, self.removed)
 
@@ -323,11 +324,12 @@ class Comparison:
 
         There are three exceptions:
 
-        - A waiting queue whose queue has no `order_by` any more: the result is False, because the
-          consumer does not read it after the change.
-        - A queue whose consumer stays in the topology, but reads another queue after the change.
-        - A retry queue, which has no consumer: the result is whether a consumer reads the queue to
-          which the retries return.
+        - `order_by` was removed: the result for the waiting queue is False, because the consumer
+          does not read the waiting queue after the change.
+        - The consumer stays in the topology, but reads another queue after the change: the result
+          is False.
+        - A retry queue has no consumer: the result is whether a consumer reads the queue to which
+          the retries return.
         """
         if self.seen.queues[name].consumers:
             return name not in self.waiting_queues and self._has_leaving_consumer(name)

@@ -22,9 +22,10 @@ from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 
 events = EventLog(__name__)
 
-# While waiting records are due, this many new records are handled for each of them. Most of the new
-# records have blocked keys, so they begin to wait. With a share of 1 or more, the number of waiting
-# records would never fall under load.
+# After N waiting records were handled, other waiting records may follow at once. Then at most
+# N * NEW_SHARE new records are handled before these. Most of the new records have blocked keys, so
+# they become waiting records. With a share of 1 or more, the number of waiting records would not
+# decrease while new records arrive without a pause.
 NEW_SHARE = 0.5
 
 
@@ -44,7 +45,7 @@ class BatchMode:
         self._small_deliveries = SmallDeliveries.of(run.consumer.queue)
         self._last_batch_at = -math.inf  # when the latest batch began
         # How many records of the buffer may be handled before waiting records are handled again.
-        # It is negative after a delivery with more records than that.
+        # The number is negative after a delivery with more records than this number.
         self._new_records = math.inf
         self._from_old_queue = False  # whether the latest batch came from an old queue
         self._old_queue_batches = OldQueueBatches(run.consumer.queue.batch.size)
@@ -209,15 +210,16 @@ class BatchMode:
         """Register that the broker has cancelled a subscription.
 
         The runner calls this when the broker has cancelled a subscription of the consumer. This
-        mode does nothing: if the latest batch was the cause, it was already counted against its
-        messages.
+        mode does nothing. If the latest batch was the cause of the cancellation, _settle() has
+        already counted the cancellation against the messages of the batch.
         """
 
     def on_channel_close(self, error: BaseException) -> None:
         """Register the exception with which the broker closed a channel.
 
-        The runner calls this before it connects again. If the latest handler call was the cause, it
-        is counted against the messages of this call.
+        The runner calls this before it connects again. This mode only learns the broker's consumer
+        timeout from the exception. If the latest handler call was the cause, _settle() has already
+        counted the closed channel against the messages of this call.
 
         Args:
             error: the exception that contains the broker's reason.
@@ -325,7 +327,8 @@ class BatchMode:
         """Wait because of an outage; return True to try again, or False to end the run.
 
         Raises:
-            Outage: `error` itself, if the waiting records must be read again.
+            Outage: `error` itself, if a waiting queue may contain messages that this process does
+                not know. Then the runner connects again, and reads the waiting queues again.
             Exception: the connection was lost. Then its deliveries must not be handled, because the
                 broker delivers them again.
 
@@ -411,12 +414,13 @@ class BatchMode:
     def _settle(
         self, raw: RawConnection, deliveries: Sequence[Delivery], load: ConnectionLoad
     ) -> None:
-        """Acknowledge a batch.
+        """Acknowledge a batch, and check the channel after a long call of the handler.
 
-        If the call of the handler was so long, or blocked the heartbeats for so long, that the
-        broker may have closed the channel, a request to the broker shows whether the channel is
-        still open. If the call was the cause, the loss is counted against the messages in the
-        handler.
+        The broker closes the channel or the connection if a call is longer than the consumer
+        timeout, or if the call blocks the heartbeats for too long. An acknowledgement has no
+        answer, so it does not show such a loss. So after a long call, a request with an answer is
+        sent. If the call was the cause of a loss, the crash guard counts the loss against the
+        messages of the call.
         """
         run, subscriptions = self._run, self._subscriptions
         tags: defaultdict[str, list[int]] = defaultdict(list)

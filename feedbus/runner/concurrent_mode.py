@@ -42,8 +42,9 @@ class ConcurrentMode(BatchMode):
         self._concurrent = concurrent
         # Whether the records of waiting queues can start only after running records have ended.
         self._defers_waiting_records = False
-        # How many deliveries handle_next() has left in the buffer, because they can start only
-        # after running records have ended. It is 0 if handle_next() may be able to start some.
+        # How many deliveries the buffer had after the latest handle_next(), if that call could take
+        # none of them: then a delivery can start only after a running record has ended. Otherwise
+        # the number is 0, and handle_next() tries again immediately.
         self._blocked_deliveries = 0
         # Whether an outage has interrupted handle_next(), so that it must be called again.
         self._was_interrupted = False
@@ -130,8 +131,8 @@ class ConcurrentMode(BatchMode):
         run, concurrent = self._run, self._concurrent
         raw.take_arrived()
         can_decode = run.buffer and concurrent.has_capacity and not run.has_reached_waiting_limit()
-        # Deliveries can have arrived since handle_next(). They were read by take_arrived(), or with
-        # the answer to a request to the broker.
+        # If the length of the buffer has changed since handle_next(), the new deliveries may be
+        # able to start. They came by take_arrived(), or with the answer to a request to the broker.
         must_not_wait = (
             concurrent.has_ended_calls
             or self._was_interrupted
@@ -157,10 +158,10 @@ class ConcurrentMode(BatchMode):
         return has_work
 
     def handle_waiting_records(self, raw: RawConnection) -> bool:  # noqa: ARG002 -- see handle_next()
-        """Return old deliveries of waiting queues to the broker, which delivers them again.
+        """Return deliveries of waiting queues to the broker before its consumer timeout expires.
 
-        So no delivery exceeds the broker's consumer timeout. handle_next() starts the waiting
-        records that are due: this method starts none, so its result is always True.
+        The broker then delivers them again. This method starts no waiting records, because
+        handle_next() starts them. So the result is always True.
 
         Args:
             raw: the connection of the consumer.
@@ -210,8 +211,8 @@ class ConcurrentMode(BatchMode):
             if not self._decode(raw, is_ordinary=is_ordinary):
                 return False
             concurrent.start()
-            # If deliveries were taken, those behind them may be able to start, too. For example,
-            # the next one is the fence of another queue.
+            # If deliveries were taken, the rest of the buffer is tried again: handle_next() may now
+            # be able to process a fence, or to continue with deliveries of another queue.
             remaining = len(run.buffer)
             self._blocked_deliveries = remaining if remaining == buffered else 0
         except Outage as error:

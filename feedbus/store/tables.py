@@ -208,7 +208,7 @@ class SqlOutbox(Table):
         return sorted(int(row[0]) for row in result.fetchall())
 
     def _rows(self, rows: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
-        """Return the parameters of the statement of _put() that contain the rows."""
+        """Return the SQL parameters that contain the rows, for the statement of _put()."""
         if self._sqlite:
             return {"rows": json.dumps(rows, ensure_ascii=False)}
         return dict(zip(ROW, map(list, zip(*rows, strict=True)), strict=True))
@@ -226,9 +226,10 @@ class SqlOutbox(Table):
 
         Args:
             limit: the largest number of rows to return.
-            older_than_seconds: do not return younger rows: the process that added them may still be
-                publishing them. But a row whose time is more than these seconds in the future is
-                returned: the clock was set back after the row was added, so its age is unknown.
+            older_than_seconds: the smallest age of a returned row. A younger row is not returned,
+                because the process that added the row may still be publishing it. A row has no
+                known age if the clock was set back after the row was added. So a row is also
+                returned if its time is in the future by more than `older_than_seconds`.
             after: only rows with a higher id.
             up_to: only rows with this id or a lower one; None for all ids.
             keys: only rows with one of these pairs of exchange and routing key; None for all rows.
@@ -260,9 +261,9 @@ class SqlOutbox(Table):
 
     @property
     def _pairs(self) -> str:
-        """The columns and the FROM clause of a SELECT whose rows are pairs of parameters.
+        """The part after SELECT of a query that returns pairs of an exchange and a routing key.
 
-        A pair is an exchange and a routing key. _pair_values() returns the parameters.
+        _pair_values() returns the parameters of the query, which contain the pairs.
         """
         if self._sqlite:
             columns = "json_extract(value, '$[0]'), json_extract(value, '$[1]')"

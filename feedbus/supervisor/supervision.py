@@ -178,9 +178,9 @@ class Supervision:
         """Change the watchers to the watchers of a topology; unchanged watchers continue to run.
 
         `feedbus apply` calls the method. A consumer that is not in the new topology continues to
-        run, so that it empties its queue. Its watcher is called leaving. The consumer ends by
-        itself if its queue is deleted. finish() ends the leaving watchers whose consumers still
-        run.
+        run, because its queue may still have messages. Its watcher is called leaving. Usually, the
+        consumer empties and deletes the queue, and then ends by itself. finish() ends the consumers
+        that still run. Example: a queue of another system is not deleted, so its consumer runs on.
 
         Raises:
             UsageError: the option `user` of a watcher names no user of this machine, or it names
@@ -216,10 +216,10 @@ class Supervision:
             (one, self._make(options_of_all[one.name]) if one.name in options_of_all else None)
             for one in to_end
         ]
-        # The settings keep each leaving watcher, with "" as the digest of its options. The next
-        # plan and the next call of this method compare the settings with a topology. A watcher that
-        # the topology does not have is listed as removed. A watcher that the topology has again is
-        # replaced, because "" differs from the digest in the topology.
+        # The settings map the name of each watcher to a digest of its options. The next plan and
+        # the next call of this method compare these digests with those of a topology. A leaving
+        # watcher gets the digest "", which no topology has. So if a later topology has the watcher
+        # again, the watcher is replaced. If not, the watcher is listed as removed.
         self.settings = replace(
             wanted,
             watchers=wanted.watchers | {one.name: "" for one in self.watchers.leaving_watchers},

@@ -30,10 +30,10 @@ from feedbus.supervisor.watcher_events import WatcherEvents
 class ProcessWatcher(UnlockedWatcher):
     """The watcher of the processes of one consumer or of one [processes.NAME] table.
 
-    The operations process has such a watcher, too. If the topology changes and the options of the
-    watcher differ, another watcher replaces it. If the consumer or process is not in the new
-    topology, the watcher is removed. The watcher of a consumer first continues, until the consumer
-    has emptied its queue.
+    The operations process has such a watcher, too. After a change of the topology, a watcher whose
+    options differ is replaced by another one. The watcher of a process that the new topology does
+    not have is removed. The watcher of a consumer that the new topology does not have is removed
+    later, after the consumer has emptied its queue.
 
     When a process ends, the watcher starts it again. The watcher gives up if too many processes in
     a row fail right after their start, or if the operating system refuses to start a process. Then
