@@ -132,10 +132,11 @@ class DeclaredObjects:
     def parked_retry_queues(self) -> None:
         """Add a change to `changes` for each queue with parked retries, which are moved back.
 
-        An interrupted replacement of a queue has left them there.
+        An interrupted `feedbus apply` has moved the retries there, to declare their retry queue
+        again.
         """
         for _, name in queue_replacement.parked_retry_queues(self.topology, self.seen):
-            reason = "an interrupted replacement has moved retries here; they are moved back"
+            reason = "an interrupted apply has moved retries here; they are moved back"
             self._note("change", "queue", name, reason)
 
     def retry_queues(self) -> Iterator[tuple[str, str]]:

@@ -419,8 +419,8 @@ class BatchMode:
         The broker closes the channel or the connection if a call is longer than the consumer
         timeout, or if the call blocks the heartbeats for too long. An acknowledgement has no
         answer, so it does not show such a loss. So after a long call, a request with an answer is
-        sent. If the call was the cause of a loss, the crash guard counts the loss against the
-        messages of the call.
+        sent. If the call was the cause of a loss, blame() passes its messages to the crash guard:
+        the guard counts a crash against a single message, and several messages are handled alone.
         """
         run, subscriptions = self._run, self._subscriptions
         tags: defaultdict[str, list[int]] = defaultdict(list)

@@ -52,7 +52,7 @@ class ConnectionLoad:
 
 
 def blame(crash_guard: CrashGuard, consumer: str, message_ids: Sequence[str], cause: str) -> None:
-    """Log that the broker delivers messages again, and count the cause against them.
+    """Log that the broker delivers messages again, and pass the messages to the crash guard.
 
     Each mode of the runner calls the function when the handling of messages was the cause of a
     closed channel or connection, or of a cancelled subscription.
