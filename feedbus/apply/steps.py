@@ -43,7 +43,8 @@ class Supervisor(Protocol):
     """The methods of the supervisor that apply() calls.
 
     `feedbus apply` passes an object that sends these requests to the supervisor, the process that
-    starts and stops the consumers.
+    starts and stops the consumers. For each consumer, the supervisor has one object for the
+    processes of the consumer, the *watcher*.
     """
 
     def pause(self, consumers: tuple[str, ...]) -> None:
@@ -61,8 +62,6 @@ class Supervisor(Protocol):
 
         A consumer that is not in the new topology continues to run, so that it empties its queue.
         finish() ends such consumers.
-
-        A watcher is the supervisor's object for the processes of one consumer.
         """
 
     def finish(self) -> None:
@@ -181,7 +180,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
 def _refuse(connection: Connection, topology: Topology, plan: Plan) -> None:
     """Raise a UsageError if the plan is dangerous."""
     used = wait_for_consumers_to_leave(connection, broker.clock(topology), plan.work.used_by_others)
-    # If the broker counted only consumers of lost connections, an empty queue can be deleted.
+    # The broker also counts consumers of lost connections for a while. If these were the only other
+    # consumers of a queue, the queue is free: it can be deleted if it is empty.
     free = {*plan.work.used_by_others} - {*used}
     dangers = [one for one in plan.dangers if one.messages or one.name not in free]
     if dangers:

@@ -96,7 +96,7 @@ def has_many_hosts(topology: Topology) -> bool:
 
 
 def in_flight_seconds(topology: Topology) -> float:
-    """Return how long the broker may take to put a message that it has routed into its queue.
+    """Return how long a message that the broker has routed may take to arrive in its queue.
 
     0 for every broker except RabbitMQ.
     """

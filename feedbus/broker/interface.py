@@ -121,7 +121,7 @@ class Broker(Protocol):
 
     @property
     def in_flight_seconds(self) -> float:
-        """How long the broker may take to put a message that it has routed into its queue."""
+        """How long a message that the broker has routed may take to arrive in its queue."""
 
     @property
     def has_many_hosts(self) -> bool:

@@ -1,4 +1,4 @@
-"""Build a Topology from a draft: the loaded values of a file without any problem."""
+"""Build a Topology from a draft: the loaded values of a file in which no check found a fault."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def build(draft: Draft, path: Path) -> Topology:
 
 def _broker_url(draft: Draft, options: Mapping[str, Any]) -> BrokerUrl:
     if ("broker", "url") in draft.report.blocked:  # a variable in the URL is not set
-        return BrokerUrl.unknown()  # load() has allowed this: its caller does not connect
+        return BrokerUrl.unknown()  # load() allows this only if its caller does not connect
     url: BrokerUrl = options.get("url") or parse_broker_url(BROKER_URL)
     return url
 

@@ -80,7 +80,7 @@ class Option(fields.Field[Any]):
         raise NotImplementedError
 
     def write(self, value: Any) -> str:
-        """Return a Python value, such as a default, as TOML text, for the reference of options."""
+        """Return a Python value, such as a default, as TOML text, for the reference page."""
         return f'"{value}"' if isinstance(value, str) else describe(value)
 
     def refusal(self, expected: str = "", **options: Any) -> ValidationError:

@@ -1,4 +1,4 @@
-"""The types of tables and arrays: with fixed keys, or with names that users choose."""
+"""The types of arrays, of tables with fixed keys, and of tables whose keys users choose."""
 
 from __future__ import annotations
 
@@ -185,8 +185,8 @@ class Array(Many):
         try:
             loaded = self.collect(enumerate(value))
         except ValidationError as error:
-            # Without `valid_data`, marshmallow does not load the array. Otherwise, other checks
-            # would get the valid values as a mapping of their indexes.
+            # The new error has no `valid_data`, so marshmallow does not load the array. With the
+            # `valid_data` of collect(), other checks would get a mapping of indexes to values.
             raise ValidationError(error.messages) from None
         return tuple(loaded.values())
 
@@ -197,7 +197,7 @@ class Array(Many):
         )
 
     def write(self, value: Any) -> str:
-        """Return Python values, such as a default, as a TOML array, for the reference."""
+        """Return Python values, such as a default, as a TOML array, for the reference page."""
         return f"[{', '.join(map(self.entry.write, value))}]"
 
 
@@ -263,7 +263,9 @@ def options_of(table: TableSchema) -> dict[str, Option]:
 
 
 def default_of(table: TableSchema, name: str) -> str:
-    """Return an option's default as topology.toml would contain it, or in words, for the reference.
+    """Return an option's default as topology.toml would contain it, or in words.
+
+    The reference page of topology.toml and the JSON Schema show the default.
 
     Args:
         table: the schema of the option's table.

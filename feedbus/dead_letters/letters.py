@@ -40,7 +40,10 @@ DROPPED_AT_ONCE = 500  # the most dead letters whose keys drop() releases togeth
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A dead letter, with the reason of its failure; a dead handler gets it as its argument.
+    """A dead letter, with the reason of its failure.
+
+    A dead handler, the function that is called with each new dead letter of a queue, gets this
+    object as its argument.
 
     Attributes:
         message_id: the id of the record, or of the message if its body could not be read.

@@ -48,11 +48,12 @@ class Requeue:
     - For any other queue, it is a temporary exchange that is bound only to this queue. So a dead
       letter keeps its routing key, and no other queue gets it.
 
-    With `block_on_dead`, dead letters are published to the waiting queues instead. The reason is
-    that a consumer handles no new messages of its queue while `waiting_limit` records wait for dead
-    letters. So the consumer would never reach a dead letter at the end of the queue. During a
-    change of shards, the waiting queues of the keys are not known. Then dead letters are published
-    to the exchange.
+    With `block_on_dead`, records wait for a dead letter of their key. When their number reaches
+    `waiting_limit`, the consumer handles no new messages of its queue. So it would never reach a
+    dead letter that was published to the end of its queue. For this reason, dead letters are
+    published to the waiting queues instead. Until a change of shards is complete and the old queues
+    are deleted, the waiting queues of the keys are not known. Then dead letters are published to
+    the exchange.
     """
 
     def __init__(self, topology: Topology, queue: Queue) -> None:
@@ -132,10 +133,12 @@ class Requeue:
     def _lock_ring(self) -> None:
         """Take the topology's lock, and set `_waiting_queue` while the lock is held.
 
-        While this process has the lock, no switch begins. So the consumers handle the requeued dead
-        letters before they move the records of these waiting queues. Taking the lock takes longer
-        than sending a dead letter. So the lock is held for several dead letters, but not for long:
-        consumers and other commands need it, too.
+        While this process has the lock, no switch begins. A later switch makes consumers move the
+        records of their waiting queues. The dead letters are already in these queues then, so the
+        consumers handle the dead letters first.
+
+        Taking the lock takes longer than sending a dead letter. So the lock is held for several
+        dead letters, but not for long, because consumers and other commands need the lock.
         """
         topology = self._topology
         clock = broker.clock(topology)
@@ -186,8 +189,9 @@ class Requeue:
     def _waiting_queue_of_key(self, connection: Connection) -> WaitingQueueOfKey | None:
         """Return a function that returns the waiting queue of a key; the caller holds the lock.
 
-        Return None if the waiting queues are not known: during a switch, or if the ring does not
-        hash routing keys.
+        Return None if the waiting queues are not known: during a switch and until the old queues
+        are deleted; if the ring does not hash routing keys; or if keys reach shards that do not own
+        them (RingState.disordered).
         """
         exchange = self._topology.exchanges[self._queue.exchange]
         with short_channel(connection) as channel:
@@ -275,9 +279,9 @@ class Requeue:
 
 
 def _with_id(message: Outgoing, message_id: str) -> Outgoing:
-    """Return a message with an id: its own, or that of the dead letter if it has none.
+    """Return a message with an id: its own id, or that of the dead letter if it has none.
 
-    The consumer finds the message that blocks the key by this id.
+    By this id, the consumer finds the message in its waiting queue that keeps the key blocked.
     """
     if is_id(message.message_id):
         return message

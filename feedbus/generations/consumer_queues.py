@@ -17,7 +17,7 @@ from feedbus.generations.ring_state import RingState
 from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire.amqp_protocols import Connection
 
-# A waiting consumer reads the state of the ring whenever it has checked a queue so many times.
+# After this number of checks of old queues, a waiting consumer also reads the state of the ring.
 CHECKS_PER_STATE = 10
 QUEUE_REMOVED = "its queue was removed from the topology"
 
@@ -36,8 +36,9 @@ class ReadableQueue:
             the queue was full and refused it. The consumer that subscribes then puts a fence into
             the queue, as soon as the queue gets no more messages (queue_phases.py).
         generation_number: the number of the queue's generation.
-        only_without_reader: whether it is an old queue. A consumer subscribes to an old queue only
-            when the broker reports no other reader of the queue.
+        only_without_reader: whether the consumer subscribes only when the broker reports no other
+            reader of the queue. True for old queues, and for a queue that the topology no longer
+            has.
 
     """
 
@@ -54,7 +55,8 @@ class ConsumerQueues:
     The queues of an old generation are divided among the current consumers. Each queue is read up
     to its fence, then deleted. A consumer reads its share of the old queues together with its own
     queue. A record waits until the old queues that can have earlier records of its key are deleted.
-    If these queues are not known, the consumer reads its own queue when all old queues are deleted.
+    If it is not known which old queues can have them, the consumer reads its own queue only after
+    all old queues are deleted.
 
     The runner creates one ConsumerQueues object for each connection.
     """
@@ -81,10 +83,10 @@ class ConsumerQueues:
         self._names = Names(topology)
         self._consumer = consumer
         state = states.get(consumer.queue.exchange)
-        self._state = state if state is None else _state_to_follow(state, consumer.name)
-        # A switch can replace the ring before this consumer subscribes to its own queue. Then the
-        # own queue is an old queue. If it was full, the switch has put no fence into it, because
-        # the queue had no consumer.
+        self._state = state if state is None else _state_to_use(state, consumer.name)
+        # The own queue is an old queue in two cases: `_state` is the state before the switch, or a
+        # switch replaces the ring before this consumer subscribes. If the queue was full and had no
+        # consumer, the switch has put no fence into it.
         self._needs_fence = self._state is not None and (
             self._state != state or may_refuse(topology, self._state.current)
         )
@@ -188,7 +190,7 @@ class ConsumerQueues:
     def predecessors(self, connection: Connection) -> Predecessors | None:
         """Return the old queues for which records wait; None if no record waits for a queue.
 
-        The runner calls this when it begins to follow the old queues.
+        The runner calls this when it begins to track the old queues (old_queue_tracking.py).
 
         Args:
             connection: used to find out which old queues exist.
@@ -216,11 +218,9 @@ class ConsumerQueues:
 
     @property
     def index(self) -> int:
-        """The index of this consumer among the members of its current ring.
+        """The index, from 0, of this consumer among the members of its current ring.
 
-        The consumer must be a member.
-
-        Consumers divide old queues among them by this index, from 0.
+        The index determines the consumer's share of the old queues. The consumer must be a member.
         """
         members = () if self._state is None else self._state.current.members
         return [name for name, _ in members].index(self._consumer.name)
@@ -280,9 +280,10 @@ class ConsumerQueues:
         Only the single reader of a queue can prove that the queue is empty. So this consumer reads
         a queue when no other consumer reads it.
 
-        This consumer must not wait until all of the queues are free. A switch can be waiting for
-        room in the one queue that nobody reads, and the other queues do not end until the switch is
-        complete. If this consumer waited for the other queues, nobody would ever make room.
+        This consumer must not wait until no queue of the list has another reader. Suppose that one
+        queue is full and has no reader. A switch can wait for room in this queue. Until the switch
+        is complete, the other queues get no fence, so their readers continue. If this consumer
+        waited for these readers, the switch would never be complete.
 
         Args:
             connection: a connection to the topology's broker.
@@ -299,10 +300,11 @@ class ConsumerQueues:
                 return
 
     def _removed_queue(self, connection: Connection) -> Iterator[Sequence[ReadableQueue]]:
-        """Yield the own queue when it has no reader, while it is removed and not deleted.
+        """Yield the own queue when it has no reader, if it was removed from the topology.
 
-        When several consumers read a removed queue, each of them stops reading when it receives the
-        fence. The last one deletes the queue. If that consumer ends before, another one continues.
+        This is repeated until the queue is deleted on the broker. When several consumers read the
+        queue, each of them stops reading when it receives the fence. The last one deletes the
+        queue. If the last one ends without deleting the queue, another consumer reads it again.
         """
         own_queue = ReadableQueue(self._own_queue, only_without_reader=True)
         while self._is_removed(connection):
@@ -396,7 +398,7 @@ class ConsumerQueues:
         return state is None or generation in state.draining
 
 
-def _state_to_follow(state: RingState, consumer: str) -> RingState:
+def _state_to_use(state: RingState, consumer: str) -> RingState:
     """Return the state that a consumer uses: the broker's state, or the state before the switch.
 
     While a switch removes the shard of a consumer, the switch can wait for room in the queue of the

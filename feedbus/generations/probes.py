@@ -38,10 +38,11 @@ def fence_message(queue: str, mark: str, message_id: str = "", body: bytes = b""
 
     Args:
         queue: the name of the queue on the broker.
-        mark: the value of the header that marks the fence: the name of the queue for a probe,
-            the digest of the old ring for a fence of a switch.
+        mark: the value of the header that marks the fence: the digest of the old ring if a switch
+            publishes the fence or the notice, else the name of a queue.
         message_id: the id of a probe; "" for another fence.
-        body: the new generation if the fence is a notice, else empty.
+        body: the new generation if the fence is a notice, else empty. A notice is a fence in a
+            waiting queue; it reports that the ring has changed.
 
     """
     return Outgoing(
@@ -68,7 +69,7 @@ class Probes:
             channel: any channel of the connection that reads the queue.
             queue: the name of the queue on the broker.
             pause_seconds: the pause before the second probe, from broker.in_flight_seconds(): how
-                long the broker may take to put a message that it has routed into its queue.
+                long a message that the broker has routed may take to arrive in its queue.
             fence_needed: whether a fence has to be put into the queue, because the queue may have
                 none.
 

@@ -26,8 +26,8 @@ NOT_EMPTY = (
     " shows how to keep or delete them"
 )
 NO_ANSWER = (
-    "it does not answer, and a quorum queue does not while it has no leader; run `feedbus apply`"
-    " again when it has one (`rabbitmq-queues quorum_status` shows the leader)"
+    "the queue does not answer, perhaps because it is a quorum queue without a leader; run"
+    " `feedbus apply` again when `rabbitmq-queues quorum_status` shows a leader of the queue"
 )
 
 Move = Callable[[Sequence[Any]], None]
@@ -42,10 +42,11 @@ class QueueEmptier:
 
     At the end of the block, messages that were not moved return to the queue.
 
-    Only the leader of a queue knows whether the queue is empty. The leader answers basic.get, but a
-    message count may be 0 because the leader did not answer. A quorum queue with a single active
-    consumer refuses basic.get. For such a queue, a probe that returns proves that the queue is
-    empty.
+    Only the leader of a queue knows whether the queue is empty. A message count of 0 is no proof:
+    the broker also reports 0 if the leader does not answer. If basic.get returns no message, the
+    queue is empty, because the leader answers basic.get. A quorum queue with a single active
+    consumer refuses basic.get. For such a queue, the proof is a probe that returns without another
+    message.
 
     This object consumes from the queue. The leader no longer counts messages that are on their way
     to this object. They arrive before the broker's answer to basic.cancel. So when the queue seems
@@ -97,8 +98,8 @@ class QueueEmptier:
 
         Args:
             pause_seconds: the pause between two checks of an empty queue, from
-                broker.in_flight_seconds(): how long the broker may take to put a message that it
-                has routed into its queue.
+                broker.in_flight_seconds(): how long a message that the broker has routed may take
+                to arrive in its queue.
 
         """
         try:
@@ -118,8 +119,9 @@ class QueueEmptier:
 
     def _empty(self, pause_seconds: float) -> str:
         """Move messages until the queue seems to be empty; return why this failed, or ""."""
-        empty_checks = 0  # the last checks that found it empty
-        since = alone_since = self._clock.monotonic()
+        empty_checks = 0  # how many checks in succession have found the queue empty
+        since = self._clock.monotonic()  # when the time limit for an answer began
+        alone_since = since  # when the broker last counted no other consumer
         while empty_checks < NEEDED_PROBES or self._received or self._count() != (0, 1):
             self._clock.sleep(pause_seconds if empty_checks else 0.0)
             if self._drain():
@@ -144,7 +146,7 @@ class QueueEmptier:
     def move_all(self) -> None:
         """Move all messages; the queue itself is kept.
 
-        With a queue that gets no more messages, it is empty then.
+        If the queue gets no more messages, it is empty afterwards.
 
         Raises:
             Outage: the target does not accept a message.

@@ -14,8 +14,8 @@ from feedbus.wire.amqp_protocols import Channel, Connection
 
 # The phase of a queue, which is determined when a consumer receives a fence from it. "ending": the
 # queue gets no more messages. "switching": the queue may still get messages. "in use": the queue is
-# current, so another program has sent the fence. "removed": the topology no longer has the queue,
-# and the queue ends when its retries and its waiting records are handled, too.
+# current, so another program has sent the fence. "removed": the topology no longer has the queue.
+# Such a queue is deleted when its messages, its retries and its waiting records are handled.
 Phase = Literal["ending", "switching", "in use", "removed"]
 
 
@@ -50,7 +50,8 @@ def _phase_without_mark(
     if not topology.on_ring(consumer.queue):
         if queue != names.before(consumer):
             return "in use"
-        # The gate exists until the replacement of the queue is complete.
+        # The gate is an exchange in front of the queue (queue_replacement.py). It exists until the
+        # replacement of the queue is complete.
         is_replacing = broker.exchange_exists(connection, names.gate(consumer))
         return "switching" if is_replacing else "ending"
     exchange = consumer.queue.exchange
@@ -74,7 +75,7 @@ def _phase_without_mark(
 def generations_since(
     channel: Channel, topology: Topology, exchange: str, queue: str
 ) -> tuple[Generation, ...]:
-    """Return the generation of a shard's old queue and all later ones, the current one last.
+    """Return the generation of a shard's old queue and all later generations, oldest first.
 
     The caller holds the topology's lock. The result is empty if the queue is not old, or if the
     switch that made it old is not complete.

@@ -85,8 +85,8 @@ def _declare_and_switch(
     _end_replacements(connection, topology)
     broker.declare(channel, topology)
     timer_objects.restore(channel, Names(topology))
-    # Each ring is checked in the first call only. Before a later call, on_full() may have started
-    # consumers of this host.
+    # Whether another host consumes from a ring is checked in the first call only. Before a later
+    # call, on_full() may have started consumers of this host, and the check would count them.
     for name in sorted(seen_states.keys() - before.keys()):
         _refuse_consumed(connection, topology, seen_states[name])
         before[name] = seen_states[name]

@@ -129,8 +129,8 @@ class RingChange:
             there are none, if the rate of a shard is not known, or if no prediction was requested.
         measured_seconds: for how long the rates were measured; None if they were not measured.
         waits: the old shards that have messages; the shard with the most messages comes first.
-        waits_for_all: whether the records of every key wait until all old shards are empty. Then it
-            is not known which old shards can have records of a key.
+        waits_for_all: whether the records of every key wait until all old shards are empty, because
+            it is not known which old shards can have records of a key.
         hot_key: the key of a sample that is too busy for one shard; None if there is none, or if no
             sample was given.
 
@@ -188,11 +188,12 @@ class Watchers:
     Attributes:
         supervisor_pid: the supervisor's process id.
         added: names that are in the topology, and not in the supervisor.
-        restarted: maps the names of watchers that run with other settings to the reasons.
+        restarted: maps the name of each watcher that runs with other settings to the reason of its
+            restart.
         removed: names that are no longer in the topology.
         kept: names that run as the topology declares them.
-        started: maps the names of watchers that are started again to the reasons: they are stopped,
-            have given up, or run too few or too many processes.
+        started: maps the name of each watcher that is started again to the reason: it is stopped,
+            has given up, or runs too few or too many processes.
         schedules: the names of schedules that run with other options. They belong to the watcher of
             the operations process.
         reloads: whether the supervisor applies changes of files without a command.
@@ -224,8 +225,8 @@ class ObjectsToChange:
             on the broker, binding key).
         timer_bindings_to_remove: the bindings of the timer's exchanges to be removed. The timer is
             the set of exchanges and queues that keep delayed messages.
-        queues_to_empty: the queues of deleted_queues that a consumer reads. Consumers empty those
-            of them that are not in `nonempty` first.
+        queues_to_empty: the queues of deleted_queues that a consumer reads. Before such a queue is
+            deleted, consumers empty it, unless it is in `nonempty`.
         deleted_queues: queues to be deleted.
         used_by_others: the queues of deleted_queues from which other programs consume.
         nonempty: the queues of deleted_queues that are deleted with their messages. This includes

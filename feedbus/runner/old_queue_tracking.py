@@ -1,4 +1,4 @@
-"""Follow the old queues of a ring until all are deleted; records of newer queues wait for them.
+"""Track the old queues of a ring until all are deleted; records of newer queues wait for them.
 
 Old queues belong to older generations of the ring. A generation is *drained* when all its queues
 are deleted.
@@ -26,7 +26,7 @@ STATE_SECONDS = 1.0  # between two checks of the ring's state
 
 
 class SwitchProgress:
-    """Follows the old queues of a ring until all are deleted.
+    """Tracks the old queues of a ring until all are deleted.
 
     A record of a newer queue waits in the waiting queue until the old queues of its key are
     deleted. Before an old queue is deleted, its waiting records are moved to the waiting queues of
@@ -46,7 +46,7 @@ class SwitchProgress:
         waiting: WaitingQueues,
         predecessors: Predecessors,
     ) -> None:
-        """Follow the old queues of a run.
+        """Track the old queues of a run.
 
         Args:
             run: the run of the consumer.
@@ -71,7 +71,7 @@ class SwitchProgress:
     def begin(
         cls, run: Run, consumer_queues: ConsumerQueues, raw: RawConnection
     ) -> SwitchProgress | None:
-        """Begin to follow the old queues of a ring; from now on, records wait for these queues.
+        """Begin to track the old queues of a ring; from now on, records wait for these queues.
 
         The runner calls this after each connect.
 
@@ -95,7 +95,7 @@ class SwitchProgress:
         )
 
     def finish(self) -> None:
-        """Stop following old queues: from now on, no record waits for one, and no lane is excluded.
+        """Stop tracking old queues: from now on, no record waits for one, and no lane is excluded.
 
         QueuesToRead calls this when is_over is true.
         """

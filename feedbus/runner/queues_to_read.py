@@ -50,7 +50,7 @@ class QueuesToRead:
             raw: the connection.
             queues: the queues to read.
             consumer_queues: knows the generations of the ring.
-            progress: follows the old queues; None if no old queue is read with the own queue.
+            progress: tracks the old queues; None if no old queue is read with the own queue.
 
         """
         self._run = run
@@ -87,7 +87,7 @@ class QueuesToRead:
     def _is_retry_due(self) -> bool:
         """Whether it is time to check whether other consumers have stopped reading their queues.
 
-        If this consumer reads no queue, and follows no old queues, the result is always True: the
+        If this consumer reads no queue, and tracks no old queues, the result is always True: the
         run itself waits between two calls.
         """
         now = self._run.clock.monotonic()

@@ -121,7 +121,7 @@ class SwitchLimit(WaitingLimit):
 
     While it is reached, only the deliveries of the oldest generation are handled.
 
-    SwitchProgress, which follows the old queues, has one SwitchLimit object.
+    SwitchProgress, which tracks the old queues, has one SwitchLimit object.
     """
 
     def _log_reached(self, count: int) -> None:

@@ -88,7 +88,7 @@ class WaitingQueues:
     def set_predecessors(self, old_queues: Predecessors | None) -> None:
         """Let records wait for these old queues, in addition to the earlier records of their keys.
 
-        It is called when the consumer begins and ends to follow the old queues of a ring.
+        It is called when the consumer begins and stops tracking the old queues of a ring.
 
         Args:
             old_queues: determines the old queues of a key. With None, records wait for no queue.

@@ -31,9 +31,9 @@ HEARTBEAT_SECONDS = 12.0
 TCP_USER_TIMEOUT_MILLISECONDS = 30_000
 # The number of the socket option on Linux. Other systems do not have this option.
 TCP_USER_TIMEOUT = 18
-# How long RabbitMQ may take to put a message into its queue after it has routed the message. Before
-# feedbus puts a fence into a queue, or trusts a probe, it waits for this time: a message that was
-# routed earlier must not arrive in the queue later.
+# How long a message that RabbitMQ has routed may take to arrive in its queue. Before feedbus puts a
+# fence into a queue, or trusts a probe, it waits for this time: a message that was routed earlier
+# must not arrive in the queue later.
 IN_FLIGHT_SECONDS = 0.2
 # RabbitMQ keeps the identity of a new quorum queue in memory for up to 3 s (ra_directory, a DETS
 # table), RabbitMQ 3 also the queue itself for up to 2 s (Mnesia's log). If RabbitMQ is killed in
@@ -53,7 +53,7 @@ class RabbitMQ:
         management_url: the configured URL of the management API; None for the default port on each
             node.
         has_many_hosts: True: consumers of several hosts can use the broker.
-        in_flight_seconds: how long RabbitMQ may take to put a message that it has routed into its
+        in_flight_seconds: how long a message that RabbitMQ has routed may take to arrive in its
             queue.
         queue_written_seconds: how long a queue may be missing on RabbitMQ's disk after it was
             declared.
