@@ -186,12 +186,12 @@ class DeadHandler:
                 reason=letter.reason,
             )
             return
-        origin = DeadLetterCause(
+        cause = DeadLetterCause(
             self._consumer, delivery, message.message_id, str(message.headers[KEY])
         )
         # The ids of the messages that the function publishes are derived from this id. It differs
         # from the id of the record, from which the ids of the handler's messages are derived.
-        records = Records(_single_chunk(f"{message.message_id}/dead"), [origin])
+        records = Records(_single_chunk(f"{message.message_id}/dead"), [cause])
         with Publications(self._sender, self._store, self._leftovers) as publications:
             with self._store.transaction() as session:
                 try:

@@ -113,6 +113,6 @@ def locate(records: Records, index: int) -> RecordLocation:
 
     """
     number, row = records.batch.find(index)
-    decoded = records.batch.origins[number]
+    decoded = records.batch.deliveries[number]
     assert isinstance(decoded, DecodedDelivery)  # noqa: S101 -- for the type checker
     return decoded, records.batch.chunks[number].rows[row]

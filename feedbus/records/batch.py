@@ -91,10 +91,10 @@ class Chunk:
         return Chunk(ids, self.shared, columns, rows, self.make)
 
 
-class Origin(Protocol):
+class ChunkDelivery(Protocol):
     """The delivery that contained the records of a chunk.
 
-    In a consumer, it is the decoded delivery. A test has none.
+    In a consumer, it is the decoded delivery. A test that creates Records has none.
     """
 
     def message(self, row: int) -> Message:
@@ -116,14 +116,14 @@ class Batch:
         chunks: the records, grouped by the message that contained them.
         verdicts: maps the index of a record to its verdict.
         publisher: receives the messages that are published; None if nothing can be published.
-        origins: the delivery of each chunk, in the order of the chunks; empty without deliveries.
+        deliveries: the delivery of each chunk, in the order of the chunks; empty in a test.
         starts: the index of each chunk's first record; the last item is the number of records.
 
     """
 
     chunks: Sequence[Chunk]
     publisher: PartPublisher | None = None
-    origins: Sequence[Origin] = ()
+    deliveries: Sequence[ChunkDelivery] = ()
     verdicts: dict[int, Drop | Reject | Retry] = field(default_factory=dict)
     starts: Sequence[int] = ()
     _columns: dict[str, Sequence[Any]] = field(default_factory=dict)  # the results of column()
@@ -157,8 +157,8 @@ class Batch:
         """
         number, index_in_chunk = self.find(index)
         chunk = self.chunks[number]
-        if self.origins:
-            return self.origins[number].message(chunk.rows[index_in_chunk])
+        if self.deliveries:
+            return self.deliveries[number].message(chunk.rows[index_in_chunk])
         return Message(message_id=chunk.ids[index_in_chunk])
 
     def row(self, index: int) -> Any:

@@ -37,8 +37,8 @@ class Pack:
         ids: the message id of each record.
         keys_or_column: a list with the routing key of each record; or, as a text, the name of the
             column that contains the routing keys.
-        shared: maps each field to the value that all records have.
-        columns: maps each field to a list with one value per record.
+        shared: maps each field that has one value in all records to this value.
+        columns: maps each other field to a list with one value per record.
 
     """
 
@@ -63,8 +63,8 @@ class Pack:
             origin: the beginning of all ids.
             keys_or_column: a list with the routing key of each record; or, as a text, the name of
                 the column that contains the routing keys.
-            shared: maps each field to the value that all records have.
-            columns: maps each field to a list with one value per record.
+            shared: maps each field that has one value in all records to this value.
+            columns: maps each other field to a list with one value per record.
 
         """
         count = len(columns[keys_or_column] if isinstance(keys_or_column, str) else keys_or_column)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, overload
 
 from feedbus.errors import Drop, Reject, Retry
 from feedbus.records.attribute_columns import Attributes, attributes_of
-from feedbus.records.batch import Batch, Chunk, Origin
+from feedbus.records.batch import Batch, Chunk, ChunkDelivery
 from feedbus.records.ids import Ids
 from feedbus.records.message import Message
 from feedbus.records.published_parts import PartPublisher
@@ -40,21 +40,21 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
                 own.publish("parcels", key=customer, columns={"orderId": "id"})
 
     The rows of Records[Order] are instances of Order, and the columns are their attributes. Without
-    a type, rows are dicts. With a marshmallow schema, Records[Order] can name a TypedDict for type
-    checkers.
+    a type, rows are dicts. If the decorator has a marshmallow schema, rows are dicts, too. The type
+    in Records[Order] is then only for type checkers, for example a TypedDict.
     """
 
     __slots__ = ()
 
-    def __init__(self, chunks: Sequence[Chunk], origins: Sequence[Origin] = ()) -> None:
+    def __init__(self, chunks: Sequence[Chunk], deliveries: Sequence[ChunkDelivery] = ()) -> None:
         """Create Records with all records of the chunks.
 
         Args:
             chunks: the chunks of loaded records.
-            origins: the delivery of each chunk; empty without deliveries.
+            deliveries: the delivery of each chunk; empty for records without a broker.
 
         """
-        self._batch = Batch(chunks, origins=origins)
+        self._batch = Batch(chunks, deliveries=deliveries)
         self._indexes = range(len(self._batch))
 
     @classmethod
@@ -309,7 +309,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """
         wanted_ids = set(ids)
         chunks: list[Chunk] = []
-        origins: list[Origin] = []
+        deliveries: list[ChunkDelivery] = []
         for number, chunk in enumerate(self._batch.chunks):
             kept_indexes = []
             for index, message_id in enumerate(chunk.ids):
@@ -318,8 +318,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
                     kept_indexes.append(index)
             if kept_indexes:
                 chunks.append(chunk.select(kept_indexes))
-                origins += self._batch.origins[number : number + 1]
-        return Records(chunks, origins)
+                deliveries += self._batch.deliveries[number : number + 1]
+        return Records(chunks, deliveries)
 
     def at(self, indexes: Sequence[int]) -> Records[Row]:
         """Return a new batch of the records at these ascending indexes of this batch.
@@ -335,8 +335,10 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
             number, index_in_chunk = self._batch.find(index)
             by_chunk.setdefault(number, []).append(index_in_chunk)
         chunks = [self._batch.chunks[number].select(each) for number, each in by_chunk.items()]
-        origins = [each for number in by_chunk for each in self._batch.origins[number : number + 1]]
-        return Records(chunks, origins)
+        deliveries = [
+            each for number in by_chunk for each in self._batch.deliveries[number : number + 1]
+        ]
+        return Records(chunks, deliveries)
 
     def batches_of_one(self) -> Iterator[Records[Row]]:
         """Yield each record as a batch of one record.
@@ -344,9 +346,9 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         feedbus uses it to call a batch handler for each record alone, after an exception.
         """
         for number, chunk in enumerate(self._batch.chunks):
-            origins = self._batch.origins[number : number + 1]
+            deliveries = self._batch.deliveries[number : number + 1]
             for index in range(len(chunk)):
-                yield Records([chunk.select([index])], origins)
+                yield Records([chunk.select([index])], deliveries)
 
 
 def _view(batch: Batch, indexes: Sequence[int]) -> Records[Any]:
