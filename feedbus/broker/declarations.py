@@ -119,8 +119,8 @@ def declare_ring(
             the reason.
 
     Raises:
-        UsageError: the ring or a queue exists with other arguments, or the weights become smaller
-            from one queue to the next too often (see weight_padding).
+        UsageError: the ring or a queue exists with other arguments, or the order of the weights
+            needs binding keys that are longer than AMQP allows (see weight_padding).
     """
     topology = names.topology
     ring = names.ring(generation)
@@ -260,7 +260,7 @@ def declare_auxiliary(
 
 
 def declare_schedule(channel: Channel, names: Names, schedule: Schedule) -> None:
-    """Declare the queue whose message contains the moment that a schedule has fired last.
+    """Declare the queue that keeps the last fired moment of a schedule, in one message.
 
     Args:
         channel: a channel of the broker.

@@ -26,7 +26,8 @@ WINDOW = 1000  # the number of messages that share one wait for confirms
 CONFIRM_TIMEOUT_SECONDS = 30.0
 NACKED_SECONDS = 2.0  # how long to try again after a negative confirm (nack) of a message
 NACKED_PAUSE_SECONDS = 0.1  # the wait before a nacked message is published again
-# If no confirm arrives for this time, the wait for confirms is long; see Alarm.during_wait().
+# If no confirm arrives for this time, the broker is slow. Then the rest of the wait does not count
+# for the time limit of a handler; see Alarm.during_wait().
 SILENT_SECONDS = 1.0
 WOKEN_SECONDS = 0.01  # how long to sleep after a wait for confirms has ended early
 
@@ -254,11 +255,11 @@ class Publisher:
             if self._clock.monotonic() - now > wait_seconds / 2:
                 self._has_waited_long = True
             else:
-                # This wait has ended early. The usual cause is on the connection of a runner: a
-                # handler call in another thread has ended, and the descriptor of
-                # RawConnection.wake_on() is readable. The runner makes the descriptor unreadable,
-                # but only after this send(). Until then, every further wait ends immediately. The
-                # sleep prevents a busy loop.
+                # This wait has ended early, without data from the broker. The usual cause: the
+                # connection belongs to a runner that calls handlers in threads. When a call ends,
+                # the thread makes a descriptor readable, which ends every wait on the connection;
+                # see RawConnection.wake_on(). The runner makes the descriptor unreadable again, but
+                # only after this send(). The sleep prevents a busy loop.
                 self._clock.sleep(WOKEN_SECONDS)
         if blocked:
             self._confirm_deadline = self._clock.monotonic() + self._timeout_seconds

@@ -21,9 +21,9 @@ has one queue, with this time to live of 49.7 days.
 
 The queues are quorum queues, which delete a message only when the next queue has confirmed it. The
 queues of a position are declared when the first message needs one of them, so a project without
-delays has none. The first message is published after the broker has written the queues to its disk.
-The exchange `written` of the position is declared at the same time. While this exchange exists, the
-queues of the position are on the disk, and no process waits for them.
+delays has none. Then the process waits until the broker has written the queues to its disk,
+declares the exchange `written` of the position, and publishes the message. While this exchange
+exists, the queues of the position are on the disk, and no process waits for them.
 
 If no queue accepts a message that is due, the message waits in the queue `undelivered`, until
 restore() of feedbus.broker.timer_objects sends it again.

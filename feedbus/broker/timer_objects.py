@@ -149,8 +149,8 @@ def restore(channel: Channel, names: Names) -> None:
     targets = {retry_target(names, queue) for queue in topology.queues.values()}
     targets |= {exchange_target(names, exchange.name) for exchange in own_exchanges}
     for exchange in own_exchanges:
-        # A guard may have binding keys that no queue of its exchange has any more. So the guard is
-        # deleted here; _bind() declares it again.
+        # Some exchanges have a guard: see _declare_guard(). An old guard may have binding keys that
+        # no queue of its exchange has any more. So the guard is deleted; _bind() declares it again.
         channel.exchange_delete(names.timer_guard(exchange.name))
     for target in sorted(targets):
         kind, _, name = target.partition(" ")
@@ -264,10 +264,11 @@ def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:
 
 
 def _bind(channel: Channel, names: Names, target: str) -> None:
-    """Bind a target to the exchange `due`; first declare its guard, or the queue of the timer.
+    """Bind a target to the exchange `due`, so that messages that are due reach the target.
 
-    The target has a guard if it is an exchange for which has_guard() is true. It is a queue of the
-    timer if the message is for an external queue; see retry_target().
+    First, two kinds of targets need a declaration. An exchange for which has_guard() is true gets a
+    guard, and the guard is bound instead of the exchange. A target for the retries of an external
+    queue is a queue of the timer (see retry_target()), and this queue is declared.
 
     Raises:
         NotFound: the target does not exist on the broker.

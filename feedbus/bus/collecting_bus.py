@@ -266,8 +266,8 @@ class BatchBus(Bus):
         caused = self._message_counts[exchange]
         if caused.keys().isdisjoint(causes) and len(set(causes)) == len(causes):
             caused.update(causes)
-            # Each record has caused one message, and none before: child 0 of the record;
-            # see child_ordinals().
+            # Each of these records causes one message, its first for this exchange. So the message
+            # is child 0 of the record: see child_ordinals().
             new_ordinals = [2 * ordinal for ordinal in pick(ordinals, causes)]
         else:
             new_ordinals = []

@@ -58,10 +58,10 @@ class CommittedMessages:
         self._retry_at = -math.inf  # the end of RETRY_SECONDS after the last outage
 
     def register(self, transaction: Transaction) -> None:
-        """Make other threads wait until this transaction has ended, if they have later rows.
+        """Register a transaction, so that no other thread sends later rows of its keys first.
 
-        They wait in send(), and only if a row has a key of this transaction. Call register() before
-        the commit.
+        If another thread calls send() for such rows, that thread waits until send() or withdraw()
+        has returned for this transaction. Call register() before the commit.
 
         Args:
             transaction: the rows that the transaction has added to the outbox.
@@ -71,12 +71,12 @@ class CommittedMessages:
             self._locks.register(transaction.first_row, transaction.keys)
 
     def withdraw(self, transaction: Transaction) -> None:
-        """Let other threads no longer wait for a transaction, because it has ended.
+        """Remove the registration of a transaction, so that no other thread waits for it.
 
-        Before that, register() has made them wait. After send(), a call changes nothing.
+        send() also removes the registration. So after send(), this method does nothing.
 
         Args:
-            transaction: the transaction that was passed to register().
+            transaction: the transaction; register() may have been called for it.
 
         """
         if transaction.requests:

@@ -25,7 +25,7 @@ from feedbus.wire.derived_ids import is_id
 from feedbus.wire.failed_messages import of_record
 from feedbus.wire.message_options import Envelope
 
-ID_DIGITS = 24  # the length of an origin
+ID_DIGITS = 24  # the length of an origin, the part of a message id before its ordinal
 
 
 def derive_origin(*causes: str) -> str:
@@ -104,9 +104,10 @@ class Encoder:
     def __init__(self, topology: Topology) -> None:
         """Create an encoder for the exchanges of a topology.
 
-        Until use_generation() is called for an exchange, the encoder predicts shards by the ring of
-        the topology. Its packs are then for a generation that is never on the broker, so the broker
-        returns them. Then the publisher reads the state of the ring, and encodes the records again.
+        Until use_generation() is called for an exchange, the encoder does not know which generation
+        is on the broker. It predicts shards by the weights in topology.toml, and makes packs for a
+        generation that is never on the broker: see Generation.unconnected(). So the broker returns
+        these packs. The sender then reads the state of the ring, and sends the records again.
         """
         self._topology = topology
         self._names = Names(topology)
@@ -174,9 +175,10 @@ class Encoder:
                 f" [exchanges.{exchange.name}], or publish a mapping"
             )
             raise UsageError(msg)
-        # A pack has one id, so the ids of its records must have ordinals. The id of a record from
-        # LiveBus.publish() or outbox.put() usually has none: then the record becomes a plain
-        # message, also on a ring with packs. The records of a handler always have ordinals.
+        # The body of a pack has an origin and an ordinal for the id of each record. The id of a
+        # record from LiveBus.publish() or outbox.put() usually has no ordinal: then the record
+        # becomes a plain message, also on a ring with packs. The ids of records that a handler
+        # publishes always have ordinals.
         if exchange.pack < 2 or pack.ids.ordinals is None:  # noqa: PLR2004 -- no packs
             return list(self._encode_plain(exchange, pack, range(len(pack))))
         messages: list[Outgoing] = []
@@ -186,13 +188,12 @@ class Encoder:
             size = -(-len(indexes) // -(-len(indexes) // exchange.pack))
             for start in range(0, len(indexes), size):
                 part = indexes[start : start + size]
-                # A single record becomes a plain message if the exchange has no shards. Plain
-                # messages reach a ring through the entry, packs through the exchange for packs. If
-                # another process has replaced the ring, the broker returns the pack, but not a
-                # plain message that is sent after the pack. The plain message would overtake the
-                # pack's records of its key. So for a shard, a single record of publish_many() or of
-                # a handler becomes a pack, too. Plain messages and packs are never sent together:
-                # see SharedSender.
+                # A single record becomes a plain message only if the exchange has no shards. For a
+                # shard, it becomes a pack, because a plain message could overtake an earlier pack
+                # with records of the same key: if another process has replaced the ring, the broker
+                # returns the pack, but it accepts the plain message. Packs reach the ring through
+                # the exchange for packs, plain messages through the entry. Plain messages and
+                # packs are never sent together: see SharedSender.
                 if len(part) == 1 and not exchange.hashed:
                     messages.extend(self._encode_plain(exchange, pack, part))
                 else:

@@ -141,7 +141,7 @@ class Sender:
         return cast("Channel", self._connect().default_channel)
 
     def close(self) -> None:
-        """Close the connection, at the end of the run; the next send would connect again."""
+        """Close the connection when the consumer or the bus ends; a later send connects again."""
         if self._alarm.is_active:
             self.drop()  # the broker does not read from the connection, so it answers no handshake
         connection, self._connection, self._publisher = self._connection, None, None
