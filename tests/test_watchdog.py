@@ -106,7 +106,8 @@ def test_only_a_second_look_ends_a_process_and_only_the_one_that_wrote_the_file(
     words = [sys.executable, "-c", "import time; time.sleep(60)"]
     with subprocess.Popen(words) as process:
         overdue = Note(watchdog.now() - 1, process.pid, {}, ("one", "two"))
-        path.write_bytes(note_line(overdue.until, overdue.pid, overdue.deaths, overdue.message_ids))
+        line = note_line(overdue.until, overdue.pid, overdue.crashes, overdue.message_ids)
+        path.write_bytes(line)
         assert Watchdog(path, os.getpid()).check() is None  # the file is from the previous process
         dog = Watchdog(path, process.pid)
         assert dog.check() is None

@@ -40,7 +40,7 @@ class Note:
         until: the deadline of the handler, in the seconds of now(); None while no handler runs;
             ENDED if the watchdog has ended the process.
         pid: the id of the process that wrote the file.
-        deaths: for each message that was in the handler at a crash and is not settled yet, by its
+        crashes: for each message that was in the handler at a crash and is not settled yet, by its
             id: how many crashes are counted against this message, and the cause of the last crash.
         message_ids: the ids of the messages in the handler.
 
@@ -48,7 +48,7 @@ class Note:
 
     until: float | None
     pid: int
-    deaths: dict[str, tuple[int, str]]
+    crashes: dict[str, tuple[int, str]]
     message_ids: tuple[str, ...]
 
     @classmethod
@@ -62,9 +62,9 @@ class Note:
         size = os.fstat(descriptor).st_size
         line, _, _ = os.pread(descriptor, size, 0).partition(b"\n")
         try:
-            until, pid, deaths, message_ids = json.loads(line)
-            suspected = {str(name): (int(count), str(why)) for name, (count, why) in deaths.items()}
-            return cls(until, int(pid), suspected, tuple(message_ids))
+            until, pid, crashes, message_ids = json.loads(line)
+            counts = {str(name): (int(count), str(why)) for name, (count, why) in crashes.items()}
+            return cls(until, int(pid), counts, tuple(message_ids))
         except (ValueError, TypeError, AttributeError):
             return None
 
@@ -87,7 +87,7 @@ class Note:
 def note_line(
     until: float | None,
     pid: int,
-    deaths: Mapping[str, tuple[int, str]],
+    crashes: Mapping[str, tuple[int, str]],
     message_ids: Sequence[str],
 ) -> bytes:
     """Return the line for the file of a process; Note.read() returns the same values.
@@ -98,15 +98,15 @@ def note_line(
         until: the deadline of the handler, in seconds, on the clock of now(); None while no handler
             runs.
         pid: the id of the process that writes the file.
-        deaths: for each message that was in the handler at a crash and is not settled yet, by its
+        crashes: for each message that was in the handler at a crash and is not settled yet, by its
             id: how many crashes are counted against this message, and the cause of the last crash.
         message_ids: the ids of the messages in the handler.
 
     """
-    if not deaths and len(message_ids) == 1 and PLAIN_ID.fullmatch(message_ids[0]):
+    if not crashes and len(message_ids) == 1 and PLAIN_ID.fullmatch(message_ids[0]):
         # This is enough for most message ids. The module json would take ten times as long.
         return b'[%s, %d, {}, ["%s"]]\n' % (until_text(until), pid, message_ids[0].encode())
-    rest = json.dumps([pid, deaths, message_ids])[1:]
+    rest = json.dumps([pid, crashes, message_ids])[1:]
     return b"[%s, %s\n" % (until_text(until), rest.encode())
 
 

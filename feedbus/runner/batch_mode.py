@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
-from feedbus.runner.connection_loss_causes import ConnectionLoad, blame
+from feedbus.runner.connection_loss_causes import ReturnedCall, blame
 from feedbus.runner.fences import Fences
 from feedbus.runner.handling_during_publishing import PublishingPauses
 from feedbus.runner.old_queue_batches import OldQueueBatches
@@ -299,14 +299,14 @@ class BatchMode:
         while True:
             try:
                 with self._pauses.allow(raw, deliveries) if self._pauses else nullcontext():
-                    load = self._call_handler(deliveries, ids)
+                    call = self._call_handler(deliveries, ids)
                 break
             except Outage as error:
                 if not self._hold(raw, error):
                     return True  # the run ends, and the broker gets the deliveries back
                 if run.timeout.would_expire(arrived_at):
                     return False
-        self._finish_batch(raw, deliveries, load.seconds, load)
+        self._finish_batch(raw, deliveries, call.seconds, call)
         return True
 
     def _handle_in_pause(
@@ -320,8 +320,8 @@ class BatchMode:
             message_ids: the ids of the deliveries, and of the messages whose calls pause.
 
         """
-        load = self._call_handler(deliveries, message_ids)
-        self._finish_batch(raw, deliveries, load.seconds, load)
+        call = self._call_handler(deliveries, message_ids)
+        self._finish_batch(raw, deliveries, call.seconds, call)
 
     def _hold(self, raw: RawConnection, error: Outage) -> bool:
         """Wait because of an outage; return True to try again, or False to end the run.
@@ -344,7 +344,7 @@ class BatchMode:
         raw.take_arrived()  # raises an exception if the connection is lost
         return True
 
-    def _call_handler(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> ConnectionLoad:
+    def _call_handler(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> ReturnedCall:
         """Call the handler with a batch; return its duration and the time without heartbeats.
 
         During the call, the crash guard's file contains the message ids. A message that has ended
@@ -379,14 +379,14 @@ class BatchMode:
             else:
                 run.dispatch.handle(deliveries)
         seconds = run.clock.monotonic() - started
-        return ConnectionLoad(seconds, run.heartbeats.missed_seconds, ids)
+        return ReturnedCall(seconds, run.heartbeats.missed_seconds, ids)
 
     def _finish_batch(
         self,
         raw: RawConnection,
         deliveries: Sequence[Delivery],
         seconds: float,
-        load: ConnectionLoad,
+        call: ReturnedCall,
     ) -> None:
         """Settle and count a batch that has been handled.
 
@@ -394,8 +394,8 @@ class BatchMode:
             raw: the connection of the deliveries.
             deliveries: the deliveries of the batch.
             seconds: how long the whole batch took.
-            load: the duration of the latest handler call, and the time without heartbeats. In the
-                group mode, a batch has several calls.
+            call: the latest handler call that has returned. In the group mode, a batch has several
+                calls.
 
         """
         run = self._run
@@ -406,13 +406,13 @@ class BatchMode:
         if self._new_records < math.inf:
             self._new_records -= sum(delivery.record_count for delivery in deliveries)
         run.limits.restart_idle_time(run.clock.monotonic())
-        self._settle(raw, deliveries, load)
+        self._settle(raw, deliveries, call)
         self._subscriptions.check_placement(deliveries[0])
         run.outage_pause.record_success()
         run.limits.count_handled(len(deliveries))
 
     def _settle(
-        self, raw: RawConnection, deliveries: Sequence[Delivery], load: ConnectionLoad
+        self, raw: RawConnection, deliveries: Sequence[Delivery], call: ReturnedCall
     ) -> None:
         """Acknowledge a batch, and check the channel after a long call of the handler.
 
@@ -427,7 +427,7 @@ class BatchMode:
         for delivery in deliveries:
             tags[delivery.consumer_tag].append(delivery.tag)
         paused_tags = self._pauses.paused_tags if self._pauses is not None else ()
-        is_slow = load.seconds >= LEAST_TIMEOUT_SECONDS
+        is_slow = call.seconds >= LEAST_TIMEOUT_SECONDS
         try:
             for consumer_tag, delivery_tags in tags.items():
                 one_by_one = consumer_tag in paused_tags or run.buffer.has_before(
@@ -436,20 +436,20 @@ class BatchMode:
                 subscriptions.settle(consumer_tag, delivery_tags, one_by_one=one_by_one)
             if run.waiting is not None:
                 run.waiting.settle(deliveries)
-            if is_slow or load.cause(run.timeout):
+            if is_slow or call.cause(run.timeout):
                 raw.take_arrived()
                 # If the broker has closed the channel of the deliveries, its report arrives before
                 # its answer to this request. The report raises an exception here.
                 raw.channel().close()
         except Exception as error:
             run.timeout.learn(error)
-            cause = load.cause(run.timeout)
+            cause = call.cause(run.timeout)
             if cause:
-                blame(run.crash_guard, run.consumer.name, load.message_ids, cause)
+                blame(run.crash_guard, run.consumer.name, call.message_ids, cause)
             run.crash_guard.release()
             raise
         cancelled = is_slow and not tags.keys().isdisjoint(subscriptions.cancelled)
         if cancelled:
-            cause = run.timeout.cause_of_cancel(load.seconds)
-            blame(run.crash_guard, run.consumer.name, load.message_ids, cause)
+            cause = run.timeout.cause_of_cancel(call.seconds)
+            blame(run.crash_guard, run.consumer.name, call.message_ids, cause)
         run.crash_guard.release(settled=not cancelled)

@@ -14,17 +14,17 @@ events = EventLog(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectionLoad:
-    """How long the latest handler call kept the connection without heartbeats and settlements.
+class ReturnedCall:
+    """A handler call that has returned, and how long no heartbeat was sent during the call.
 
-    The runner uses it to explain, in the log, why the broker has closed the channel or the
-    connection.
+    If the broker closes the channel or the connection after the call, the runner logs whether the
+    call was the cause.
 
     Attributes:
         seconds: the duration of the call.
         missed_seconds: the longest time without a heartbeat; 0 if it was shorter than the interval
             of the heartbeats.
-        message_ids: the ids of the messages in the handler.
+        message_ids: the ids of the messages that the handler got.
 
     """
 
@@ -35,7 +35,7 @@ class ConnectionLoad:
     def cause(self, timeout: ConsumerTimeout) -> str:
         """Return a text: why the broker has probably closed the channel or the connection.
 
-        The result is "" if the handler call was probably not the cause.
+        The result is "" if this call was probably not the cause.
 
         Args:
             timeout: the broker's consumer timeout.
@@ -61,7 +61,7 @@ def blame(crash_guard: CrashGuard, consumer: str, message_ids: Sequence[str], ca
         crash_guard: the crash guard of the process.
         consumer: the name of the consumer.
         message_ids: the ids of the messages that were in the handler, at least one.
-        cause: why the broker has closed or cancelled; from ConnectionLoad or ConsumerTimeout.
+        cause: why the broker has closed or cancelled; from ReturnedCall or ConsumerTimeout.
 
     """
     first, others = message_ids[0], len(message_ids) - 1
@@ -75,4 +75,4 @@ def blame(crash_guard: CrashGuard, consumer: str, message_ids: Sequence[str], ca
     crash_guard.blame(message_ids, cause)
 
 
-NO_LOAD = ConnectionLoad(0.0, 0.0, ())  # if no call has returned, or the call raised an outage
+NO_CALL = ReturnedCall(0.0, 0.0, ())  # if no call has returned, or the call raised an outage

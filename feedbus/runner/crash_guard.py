@@ -79,7 +79,7 @@ class CrashGuard:
         # If the file is empty, or incomplete because of a crash, no message is suspected.
         note = Note.read(self._descriptor) or Note(None, 0, {}, ())
         # For each suspected message: the number of crashes, and the cause of the last one.
-        self._crashes = note.deaths
+        self._crashes = note.crashes
         self._in_handler: Sequence[str] = ()
         if not forgiving:
             self.blame(note.message_ids, HUNG if note.until == ENDED else DIED)

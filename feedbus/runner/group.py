@@ -12,13 +12,12 @@ from feedbus.dispatch import Dispatch
 from feedbus.dispatch.single_calls import SingleCalls
 from feedbus.errors import Outage
 from feedbus.runner.amqp_heartbeats import Heartbeats
-from feedbus.runner.connection_loss_causes import NO_LOAD, ConnectionLoad
+from feedbus.runner.connection_loss_causes import NO_CALL, ReturnedCall
 from feedbus.runner.crash_guard import CrashGuard
 from feedbus.wire import Delivery
 
-GROUP_SECONDS = (
-    0.02  # the longest time of a group; messages of a slow handler are settled one by one
-)
+# The longest time of a group. So the deliveries of a slow handler are settled one by one.
+GROUP_SECONDS = 0.02
 CHECK_SECONDS = 0.005  # the time between two checks of the connection
 
 
@@ -120,7 +119,7 @@ class Group:
         self.max_deliveries = max(prefetch // 2, 1)
         # After an outage, the call for this delivery is repeated.
         self._delivery_in_call: Delivery | None = None
-        self.load = NO_LOAD  # the load of the latest call; a slow call ends its group
+        self.latest_call = NO_CALL  # a slow call is the last one of its group
 
     def __len__(self) -> int:
         """Count the deliveries."""
@@ -160,9 +159,9 @@ class Group:
                     )
             except Outage as error:
                 self._crash_guard.release()  # a kill during the hold is counted against no message
-                self.load = NO_LOAD
+                self.latest_call = NO_CALL
                 return error
-            self.load = ConnectionLoad(seconds, self._heartbeats.missed_seconds, (message_id,))
+            self.latest_call = ReturnedCall(seconds, self._heartbeats.missed_seconds, (message_id,))
             complete = self._is_complete(seconds, ends_at, max_deliveries)
             if not complete:
                 try:
@@ -230,8 +229,9 @@ class Group:
         The group is then empty. The caller acknowledges the deliveries.
 
         Raises:
-            Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
-                repeated.
+            Outage: the broker is unavailable, or the dead handler raised Outage. The dead handler
+                is a function of the project that is called with each new dead letter. The caller
+                may call finish() again.
 
         """
         if not self._calls:

@@ -117,5 +117,5 @@ class GroupMode(BatchMode):
         except Outage as error:
             return error
         if deliveries:
-            self._finish_batch(raw, deliveries, run.clock.monotonic() - started, group.load)
+            self._finish_batch(raw, deliveries, run.clock.monotonic() - started, group.latest_call)
         return outage
