@@ -367,7 +367,7 @@ class ConsumerQueues:
         """Wait until all queues of a generation are deleted; then remove the generation.
 
         Returns:
-            False if the run has ended or the ring has changed before.
+            False if the run ends, or the ring changes, before all are deleted.
 
         """
         for queue in self._names.members(generation):
