@@ -1,4 +1,4 @@
-"""The assignment of shards to hosts: as even as possible, with as few moves as possible."""
+"""Assign shards to hosts: numbers as equal as possible, with as few moves as possible."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 
 # Maps each queue to its consumers, and each of these consumers to the hosts that can run it.
 ReadyHosts = Mapping[str, Mapping[str, Collection[str]]]
-MIN_DIFFERENCE = 2  # a move makes two hosts more even only if their numbers differ by at least this
+# A move makes the numbers of two hosts more equal only if the numbers differ by at least this.
+MIN_DIFFERENCE = 2
 
 
 def assign(ready_hosts: ReadyHosts, previous: Mapping[str, str]) -> dict[str, str]:
@@ -19,7 +20,7 @@ def assign(ready_hosts: ReadyHosts, previous: Mapping[str, str]) -> dict[str, st
     - Hosts that can run all consumers of a queue get equal numbers of these consumers, or numbers
       that differ by one. The same is true for the consumers of all queues together.
     - A consumer moves to another host only if its host has gone, if its host cannot run it, or if
-      the move makes the numbers more even.
+      the move makes the numbers more equal.
     - If every host can run every consumer, the smallest possible number of consumers of each queue
       moves.
 
@@ -83,7 +84,7 @@ class _Distribution:
             self.assign(queue, consumer, min(hosts, key=lambda host: self._rank(queue, host)))
 
     def level(self, queue: str) -> bool:
-        """Move a consumer of a queue to a host that has at least two fewer consumers of the queue.
+        """Move a consumer of a queue if another host has at least two fewer consumers of the queue.
 
         Returns:
             Whether a consumer was moved.
@@ -92,10 +93,11 @@ class _Distribution:
         return self._move(queue, min_difference=MIN_DIFFERENCE, min_total_difference=None)
 
     def level_all(self, queue: str) -> bool:
-        """Move a consumer of a queue to a host that has at least two fewer consumers of all queues.
+        """Move a consumer of a queue if another host has at least two fewer consumers in total.
 
-        This host must also have at least one fewer consumer of this queue, so that the numbers of
-        the queue stay even.
+        The total counts the consumers of all queues. The new host must also have at least one fewer
+        consumer of this queue than the old host, so that the numbers of the queue do not become
+        less equal.
 
         Returns:
             Whether a consumer was moved.
@@ -118,17 +120,17 @@ class _Distribution:
         loads, totals = self._loads[queue], self._totals
         best: tuple[int, int, str, str] | None = None
         for consumer, hosts in self._ready_hosts[queue].items():
-            giver = self.host_of.get(consumer)
-            if giver is None:
+            old_host = self.host_of.get(consumer)
+            if old_host is None:
                 continue
-            for taker in hosts:
-                difference = loads[giver] - loads[taker]
-                in_all = totals[giver] - totals[taker]
+            for new_host in hosts:
+                difference = loads[old_host] - loads[new_host]
+                total_difference = totals[old_host] - totals[new_host]
                 if difference < min_difference:
                     continue
-                if min_total_difference is not None and in_all < min_total_difference:
+                if min_total_difference is not None and total_difference < min_total_difference:
                     continue
-                move = (difference, in_all, consumer, taker)
+                move = (difference, total_difference, consumer, new_host)
                 if best is None or _order(move) < _order(best):
                     best = move
         if best is None:
@@ -145,12 +147,13 @@ def _order(move: tuple[int, int, str, str]) -> tuple[int, int, bytes]:
     """Return the sort key of a move; the most useful move has the smallest key.
 
     Args:
-        move: how many more consumers of the queue the old host has than the new one, the same for
-            all queues, the consumer, the new host.
+        move: a tuple of four values. The first is how many more consumers of the queue the old
+            host has than the new host. The second is the same for the consumers of all queues. The
+            others are the name of the consumer and the id of the new host.
 
     """
-    difference, in_all, consumer, taker = move
-    return -difference, -in_all, _digest(consumer, taker)
+    difference, total_difference, consumer, new_host = move
+    return -difference, -total_difference, _digest(consumer, new_host)
 
 
 def _digest(one: str, other: str) -> bytes:

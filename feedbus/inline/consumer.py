@@ -23,8 +23,6 @@ from feedbus.wire.amqp_protocols import Connection
 class InlineConsumer:
     """Reads the queue of one consumer of an InlineSystem; each call of handle() handles one batch.
 
-    It is true, as a bool, while there is a batch to handle.
-
     Args:
         topology: the topology.
         consumer: the consumer.
@@ -102,8 +100,9 @@ class InlineConsumer:
     def _on_message(self, message: Any) -> None:
         self._buffer.add(Delivery.of(message), self._clock.monotonic())
 
-    def __bool__(self) -> bool:
-        """Whether deliveries wait to be handled now."""
+    @property
+    def has_work(self) -> bool:
+        """Whether handle() can handle a batch now."""
         return (bool(self._buffer) and not self._full()) or self.seconds_until_due() <= 0
 
     def seconds_until_due(self) -> float:
@@ -134,8 +133,8 @@ class InlineConsumer:
     def handle(self) -> int:
         """Handle one batch and settle it; return the number of its deliveries.
 
-        Records of the waiting queue that are due come first. Call this method only if this object
-        is true: then there is a batch.
+        Records of the waiting queue that are due come first. Call this method only if has_work is
+        true: then there is a batch.
 
         Raises:
             Outage: the handler or the store raised it, or a resource cannot be opened. All

@@ -48,14 +48,14 @@ class InlineSystem:
 
     Messages are routed, validated, handled, retried and dead-lettered by the same code as in the
     consumers' processes. Time is virtual: a retry waits until the clock is advanced. The system has
-    no messages at first. When it is closed, the remaining messages are lost. A TestSystem contains
-    one.
+    no messages at first. When it is closed, the remaining messages are lost. Each TestSystem object
+    has one InlineSystem object.
 
     Args:
         project: the topology and its handlers.
         store: the store to which the handlers' effects commit.
         clock: the clock of the system; None for a new virtual clock.
-        make_sender: returns the sender of all messages of the system, for its topology.
+        make_sender: called with the topology; returns the sender of all messages of the system.
         wrap: called with each handler and its consumer; returns the handler to use instead.
 
     Attributes:
@@ -81,7 +81,8 @@ class InlineSystem:
                 used.
             store: the store in whose transactions messages are handled; it stays open.
             clock: determines when retries are due; by default, a new clock.
-            make_sender: creates the sender that publishes for the bus and the handlers.
+            make_sender: called with the topology of the system; returns the sender that publishes
+                the messages of the bus and of the handlers.
             wrap: called with each handler and its consumer; returns the handler to use instead.
 
         Raises:
@@ -183,7 +184,7 @@ class InlineSystem:
         done = 0
         while self._arrived():
             for consumer in self._consumers:
-                if consumer:
+                if consumer.has_work:
                     done += consumer.handle()
             if done > most:
                 count = self.retries()
@@ -200,7 +201,7 @@ class InlineSystem:
         with contextlib.suppress(TimeoutError):
             while True:
                 self._connection.drain_events(timeout=0)
-        return any(self._consumers)
+        return any(consumer.has_work for consumer in self._consumers)
 
     def is_empty(self) -> bool:
         """Whether no message is left, including retries and dead letters."""
@@ -213,11 +214,13 @@ class InlineSystem:
         """
         now_ms = self._broker.tables.now_ms()
         prefixes = (*self._delay_prefixes(None), self._names.timer_prefix)
-        waits = [
+        waits_ms = [
             at_ms - now_ms for name, at_ms in self._broker.expiries() if name.startswith(prefixes)
         ]
-        in_order = min((each.seconds_until_due() for each in self._consumers), default=math.inf)
-        seconds = min(min(waits, default=math.inf) / 1000, in_order)
+        seconds = min(
+            min(waits_ms, default=math.inf) / 1000,
+            min((each.seconds_until_due() for each in self._consumers), default=math.inf),
+        )
         return seconds if seconds < math.inf else None
 
     def retries(self, queue: str | None = None) -> int:
@@ -231,11 +234,11 @@ class InlineSystem:
         """
         prefixes = self._delay_prefixes(queue)
         found = self._broker.survey().queues
-        waiting = sum(ready for name, _, ready, _, _ in found if name.startswith(prefixes))
-        in_order = sum(
+        in_retry_queues = sum(ready for name, _, ready, _, _ in found if name.startswith(prefixes))
+        in_waiting_queues = sum(
             each.retrying for each in self._consumers if queue in {None, each.queue.name}
         )
-        return waiting + self._timed(queue) + in_order
+        return in_retry_queues + self._timed(queue) + in_waiting_queues
 
     def delayed(self, exchange: str | None = None) -> int:
         """Return how many messages wait because of the option `delay` of publish().
