@@ -24,7 +24,9 @@ events = EventLog(__name__)
 ANNOUNCE_SECONDS = 1.0  # between two announcements
 STEP_SECONDS = 0.25  # how long one wait for announcements lasts
 RETRY_SECONDS = 1.0  # between two attempts to connect
-UNKNOWN_AFTER_SECONDS = 15.0  # after this time without a connection, the assignment file is removed
+# After this time without a connection, the assignment file is removed, because the other hosts may
+# have changed the assignment. Then the broker decides which host reads a shard.
+UNKNOWN_AFTER_SECONDS = 15.0
 LEAVING_SECONDS = 1.5  # how long a stop waits for the end of this host's consumers
 # How long a stop waits for the thread. It is shorter than the time after which the supervisor kills
 # the process.

@@ -35,13 +35,14 @@ AHEAD = timedelta(minutes=1)
 
 
 class Scheduler:
-    """Fires due schedules under the topology's lock, and records each fired moment on the broker.
+    """Fires due schedules, and records each fired moment on the broker.
 
-    The operations process of each host has one Scheduler object, which has a thread. A moment is a
-    time that the cron expression of a schedule matches. If moments were missed, only the latest of
-    them is fired, unless it is older than the limit `catch_up`. Only moments after the last fired
-    moment are fired. So if a clock is set back, nothing is fired again. If a clock is set forward,
-    each schedule is fired at most once.
+    The operations process of each host has one Scheduler object, which has a thread. The thread
+    holds the topology's lock on the broker while it fires, so only one host fires at a time. A
+    moment is a time that the cron expression of a schedule matches. If moments were missed, only
+    the latest of them is fired, unless it is older than the limit `catch_up`. Only moments after
+    the last fired moment are fired. So if a clock is set back, nothing is fired again. If a clock
+    is set forward, it skips moments. Of the skipped moments of a schedule, at most one is fired.
 
     Example:
         with Scheduler(topology, bus, metrics):
@@ -137,9 +138,10 @@ class Scheduler:
                 for schedule in due:
                     self._check(FiredMoment(channel, topology, schedule), schedule, now)
             finally:
-                # If the publish has failed, the taken message is still held. It returns to its
-                # queue when the channel is closed, before the lock is released. Otherwise another
-                # host could find the queue empty, and treat the schedule as new.
+                # If the publish has failed, this channel still holds the message with the last
+                # fired moment, which FiredMoment.take() took out of its queue. The message returns
+                # to the queue when the channel is closed, before the lock is released. Otherwise
+                # another host could find the queue empty, and treat the schedule as new.
                 lost = (*broker.connection_errors(connection), *connection.channel_errors)
                 with contextlib.suppress(*lost):
                     channel.close()

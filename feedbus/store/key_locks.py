@@ -25,10 +25,11 @@ class KeyLocks:
         self._registered_keys: dict[int, set[Key]] = {}
 
     def register(self, first_row: int, keys: Iterable[Key]) -> None:
-        """Register rows before their commit; hold() of a thread with later rows of the keys waits.
+        """Register rows before their commit, so that no other thread sends later rows first.
 
         Without the registration, another thread could commit and send a later row of a key before
-        the thread of the earlier row calls hold(). The registration ends with hold() or withdraw().
+        the thread of the earlier row calls hold(). With the registration, hold() of the other
+        thread waits. The registration ends with hold() or withdraw().
 
         Args:
             first_row: the id of the first row of this thread; it identifies the registration.
@@ -41,7 +42,7 @@ class KeyLocks:
         """Remove the registration of rows that are not sent, so that no thread waits for them.
 
         Args:
-            first_row: the id of the first row, which register() has got.
+            first_row: the id of the first row, as it was given to register().
         """
         with self._condition:
             if self._registered_keys.pop(first_row, None) is not None:

@@ -21,7 +21,7 @@ from feedbus.store.tables import now
 MIN_AGE_SECONDS = 1.0
 POLL_SECONDS = 0.05  # the time between two queries while there are such young rows
 LOCK_SECONDS = 5.0  # the time limit of the wait for the lock of the relay
-PAGE_ROWS = 1_000  # the most rows that one query for the keys of new rows reads
+PAGE_ROWS = 1_000  # a query for the keys of the new rows reads at most this many rows
 # If so many leftover rows must be sent before the new rows, all of them are left to the relay.
 MAX_ROWS = 10_000
 
@@ -54,7 +54,7 @@ class LeftoverRows:
         self.clock = clock
         self._state_lock = threading.Lock()
         self._rows_by_sender: dict[int, Sequence[int]] = {}
-        # The last id that the latest query for rows of other processes has included.
+        # The latest query for rows of other processes included the rows up to this id.
         self._last_foreign_row = 0
         # The last id of a row that may be a leftover row; 0 if there is none.
         self._last_leftover_row = 0
@@ -127,7 +127,7 @@ class LeftoverRows:
 
     @contextmanager
     def hold_earlier(self, first_row: int, last_row: int) -> Iterator[Sequence[OutboxRow] | None]:
-        """Yield the leftover rows that have keys of the new rows; they must be sent first.
+        """Yield the leftover rows that have the same keys as the new rows; they must be sent first.
 
         If there are leftover rows, the block holds the lock of the relay, so that no relay sends
         them at the same time. If a row is so young (1 s) that another process may still be sending

@@ -21,7 +21,8 @@ events = EventLog(__name__)
 # While a row is younger than this, the process that added the row may still be publishing it.
 IN_FLIGHT_SECONDS = 5.0
 PAGE_ROWS = 500  # the number of rows that are read and published together
-MAX_ROWS = 10_000  # the most rows that are read to find the earlier rows of a page's keys
+# Earlier rows with the same keys must be sent first. One query reads at most this many of them.
+MAX_ROWS = 10_000
 
 
 class RelayBus(Protocol):
@@ -72,8 +73,10 @@ def split_into_waves(
     If an exchange has shards, each wave has at most one row of each key. So if the broker refuses a
     row, the later rows of the key are in later waves, and can be held back.
 
-    If an exchange has no shards, many messages can have the same key, and so many waves would be
-    slow. So the first wave has the first row of each key, and the second wave has all other rows.
+    If an exchange has no shards, thousands of rows can have the same key, and a wave for each of
+    them would be slow. So there are only two waves: the first wave has the first row of each key,
+    and the second wave has all other rows. If the broker refuses the first row of a key, the other
+    rows of the key can be held back.
 
     Args:
         rows: the rows of the outbox, in the order of their ids.
@@ -196,10 +199,11 @@ def log_rows_left(count: int, error: BaseException) -> None:
 
 
 def _skipped_keys(store: Store, rows: Sequence[OutboxRow]) -> set[Key]:
-    """Return the keys of the given rows that have an earlier row in the outbox, too.
+    """Return each key of the given rows for which the query has left out an earlier row.
 
-    The query for the given rows has left out such an earlier row, because it seems too young.
-    Usually there is none, because a row with a lower id is older. There can be one in these cases:
+    The query leaves out rows that are younger than IN_FLIGHT_SECONDS. Usually an earlier row, which
+    has a lower id, is older than the given row, so it is not left out. It can be left out in these
+    cases:
 
     - The clock was set back, or the clocks of hosts differ.
     - The store needed more than IN_FLIGHT_SECONDS to add a row.
@@ -237,7 +241,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
         bus: publishes the messages, with the message ids of the rows, so that repetitions are
             recognised.
         project: the name of the project, which names the lock.
-        limit: the largest number of rows in a page; the last page has no row.
+        limit: the largest number of rows in a page. The function ends at a page without rows.
         older_than_seconds: younger rows are left to the process that added them.
         choose: called with the rows of a page; it returns the rows to publish. The other rows
             stay in the outbox.
@@ -260,7 +264,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
                 try:
                     published += publish_and_remove(store, bus, choose(rows), refused_keys)
                 except Outage as error:
-                    failure = error  # it is raised after the commit of the removals until now
+                    failure = error  # raised below, after the commit of the rows' removal
         except Exception:
             if failure is None:  # an earlier outage of the broker has precedence
                 raise

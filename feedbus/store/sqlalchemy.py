@@ -23,7 +23,9 @@ from feedbus.store.sqlite_write_lock import LOCK_TIMEOUT_SECONDS, WriteLock
 from feedbus.store.stale_server_sessions import StaleServerSessions, session_of
 from feedbus.store.tables import Cursor, Dialect
 
-SERVER_SESSION = "feedbus_server_session"  # a key in the pool's data about a connection
+# SQLAlchemy's pool keeps a dictionary `info` for each connection. The dictionary has the session of
+# the connection on the server under this key.
+SERVER_SESSION = "feedbus_server_session"
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,9 @@ class SqlAlchemyStore(SqlStore):
         return session
 
     def _begin_of(self, write_lock: WriteLock | None) -> Callable[..., None]:
-        """Return a function that begins a write transaction of SQLite, at its first statement.
+        """Return a listener for `after_begin` that begins a write transaction of SQLite.
+
+        SQLAlchemy sends the event `after_begin` before the first statement of a session.
 
         Python's sqlite3 would begin a transaction only before the first INSERT. If the handler
         reads before this INSERT, and another transaction writes in between, SQLite refuses the
@@ -241,9 +245,10 @@ _watched: weakref.WeakSet[Engine] = weakref.WeakSet()  # engines with the listen
 
 
 def _end_stale_sessions(engine: Engine) -> None:
-    """Make each new connection of an engine end the server's sessions of dropped connections.
+    """Add listeners to an engine, so that sessions of dropped connections end on the server.
 
-    A connection is dropped if SQLAlchemy invalidates it. See StaleServerSessions.
+    A connection is dropped if SQLAlchemy invalidates it. Its session on the server can stay open.
+    The next connection that the engine opens ends this session. See StaleServerSessions.
     """
     if engine in _watched:
         return

@@ -225,8 +225,9 @@ class SetOptions(Set):
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Change the options in the property "options" of the watcher with the property "name".
 
-        The possible options are CHANGEABLE: the number of processes and the time to stop. They may
-        differ from topology.toml for a while. circus calls the method when the command arrives.
+        The possible options are CHANGEABLE: the number of processes and the time to stop. The next
+        `feedbus apply` sets the number of processes of topology.toml again. The time to stop is
+        kept until the watcher is replaced. circus calls the method when the command arrives.
 
         Args:
             arbiter: circus's main object, which has the watchers.
@@ -298,8 +299,8 @@ class ReportState(Command):
     def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 -- circus's signature
         """Return the state of the supervisor and of each watcher, in the topology's order.
 
-        The commands `feedbus status`, `plan`, `apply` and others ask for it. circus can also send
-        this answer before the watchers exist. circus calls the method when the command arrives.
+        The commands `feedbus status`, `plan`, `apply` and others ask for it. The command also works
+        before the watchers exist. circus calls the method when the command arrives.
 
         Args:
             arbiter: circus's main object, which has the watchers.
@@ -307,8 +308,8 @@ class ReportState(Command):
 
         Returns:
             JSON values. The key "watchers" maps names to states, "pid" is the supervisor's process
-            id, and "settings" has the digests of the options with which the watchers run, or None
-            before.
+            id, and "settings" has the digests of the options with which the watchers run. Before
+            the watchers exist, "settings" is None.
 
         """
         own = [one for one in arbiter.watchers if isinstance(one, ProcessWatcher)]

@@ -18,10 +18,12 @@ from feedbus.topology import Topology
 
 # The longest wait for an answer. While the supervisor starts many processes, it does not answer.
 ANSWER_SECONDS = 10.0
-# If a command waits for the end of processes, the longest time without any answer. It is longer
-# than any time in which a supervisor that works does not answer, also on a slow and busy machine.
+# A command that waits for the end of processes may take any time, while the supervisor reports its
+# state. This is the longest time without a report. A supervisor that works needs less time for a
+# report, also on a slow and busy machine.
 SILENT_SECONDS = 60.0
-CHECK_SECONDS = 0.05  # the time between two requests of restart(), and between checks of shutdown
+# The time between two requests of restart(), and between two checks in the module shutdown.
+CHECK_SECONDS = 0.05
 CHECK_MILLISECONDS = 50  # the time between two checks whether the supervisor still runs
 PROGRESS_SECONDS = 1.0  # the time between two calls of the argument `progress`
 NOTHING: Mapping[str, Any] = {"watchers": {}}  # the state if no supervisor runs

@@ -31,13 +31,14 @@ class TestSystem:
     """The system of `feedbus up` in a test: the broker, the consumers, the store.
 
     Messages are routed, validated, handled, retried and dead-lettered by the same code as in
-    production. The broker is in memory. Time is virtual, so the test need not wait for a retry in
-    ten minutes. A SQLite store is replaced by an empty file in a temporary folder.
+    production. The broker is in memory. Time is virtual: if a retry is due in ten minutes, run()
+    advances the clock and does not wait. A SQLite store is replaced by an empty file in a temporary
+    folder.
 
     Args:
         topology: the file, or the parsed topology.
         now: the time at which the virtual clock starts; None for the present time.
-        store: an open store to use instead of the store of the topology; None for the latter.
+        store: an open store; None for the store of the topology.
 
     Raises:
         TopologyError: the file has problems; the error lists all of them.
@@ -128,7 +129,7 @@ class TestSystem:
 
     @property
     def bus(self) -> LiveBus:
-        """A bus that publishes to this system: give it to code that publishes with connect()."""
+        """The bus of this system, for code that publishes; use it instead of a bus of connect()."""
         return self._system.bus
 
     def override(self, resource: Callable[..., object], replacement: object) -> None:
