@@ -38,7 +38,7 @@ class Predecessors:
     """The queues of older generations that exist, and which of them can have records of a key.
 
     A record waits until all queues that had its key in older generations are deleted. It waits for
-    no other queue. A consumer has one Predecessors object while it follows the old queues.
+    no other queue. A consumer has one Predecessors object while it tracks the old queues.
     """
 
     def __init__(self, names: Names, state: RingState, queues: Iterable[str]) -> None:

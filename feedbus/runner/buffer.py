@@ -50,8 +50,9 @@ class Buffer:
 
     The prefetch limits the number of deliveries from each queue. While a consumer also reads queues
     of older generations, the deliveries of each generation are in a separate lane. The lanes are
-    used in rotation, so that new records do not wait for the backlog of an old queue. A method uses
-    the current lane, except where its docstring names other lanes.
+    used in rotation, so that new records do not wait for the backlog of an old queue. A method with
+    a delivery or a consumer tag as its argument uses the lane of that subscription. Another method
+    uses the current lane, except where its docstring names other lanes.
 
     A run has one buffer. The inline system of the tests has one for each consumer.
     """
@@ -169,11 +170,7 @@ class Buffer:
         )
 
     def _lane_for(self, consumer_tag: str) -> _Lane:
-        return (
-            self._lane_by_tag.get(consumer_tag, self._current_lane)
-            if self._lane_by_tag
-            else self._current_lane
-        )
+        return self._lane_by_tag.get(consumer_tag, self._current_lane)
 
     # -- deliveries ------------------------------------------------------------------------------
 
@@ -185,7 +182,7 @@ class Buffer:
             arrived_at: when it arrived, as a time of the monotonic clock in seconds.
 
         """
-        lane = self._lane_for(delivery.consumer_tag) if self._lane_by_tag else self._current_lane
+        lane = self._lane_for(delivery.consumer_tag)
         lane.deliveries.append(delivery)
         lane.arrivals.append(arrived_at)
         lane.records += delivery.record_count
@@ -254,7 +251,7 @@ class Buffer:
 
         Args:
             choose: called with the deliveries of the current lane in order, and the number of their
-                records. It returns the indexes of the deliveries to take, in rising order.
+                records. It returns the indexes of the deliveries to take, in ascending order.
             max_deliveries: the largest number of deliveries to take.
 
         """
@@ -269,15 +266,14 @@ class Buffer:
         return picked
 
     def has_before(self, consumer_tag: str, tag: int) -> bool:
-        """Whether the buffer has a delivery of a subscription with a lower delivery tag.
+        """Whether a delivery in the buffer arrived before a taken delivery of its subscription.
 
-        Then the later delivery cannot be acknowledged together with all earlier ones.
-
-        It is asked before a batch is acknowledged.
+        This is asked before a batch is acknowledged. If the result is True, the last delivery of
+        the batch cannot be acknowledged together with all earlier ones.
 
         Args:
             consumer_tag: the consumer tag of the subscription.
-            tag: the delivery tag of the later delivery.
+            tag: the delivery tag of the taken delivery, the last one of the batch.
 
         """
         deliveries = self._lane_for(consumer_tag).deliveries

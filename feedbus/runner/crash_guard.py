@@ -51,8 +51,9 @@ class CrashGuard:
     If the handling of a message causes the loss of the connection to the broker, this counts as a
     crash. This file is needed because a classic queue does not count the deliveries of a message.
 
-    Each consumer process has one CrashGuard object for its whole life. The next process in the same
-    slot reads the file.
+    Each consumer process has one CrashGuard object for its whole life. The file belongs to the
+    *slot* of the process: its number among the processes of the consumer. The next process in the
+    same slot reads the file.
     """
 
     def __init__(
@@ -155,9 +156,10 @@ class CrashGuard:
 
         """
         self._in_handler = [*self._in_handler, *message_ids]
-        end_of_line = f", {json.dumps(message_ids)[1:]}]\n".encode()
-        os.pwrite(self._descriptor, end_of_line, self._line_length - len(b"]]\n"))
-        self._line_length += len(end_of_line) - len(b"]]\n")
+        # The line ends with the list of the ids: [..., ["first", "second"]]
+        old_end, new_end = b"]]\n", f", {json.dumps(message_ids)[1:]}]\n".encode()
+        os.pwrite(self._descriptor, new_end, self._line_length - len(old_end))
+        self._line_length += len(new_end) - len(old_end)
 
     def set_time_limit(self, seconds: float) -> None:
         """Set the time limit of the messages in the handler; the time begins now.

@@ -119,6 +119,9 @@ class PublishingPauses:
         if not self._can_pause():
             return
         run, call = self._run, self._calls[-1]
+        # While a handler runs, a second thread sends heartbeats. Two threads must not use the
+        # connection at the same time. So the second thread stops while this method receives and
+        # settles deliveries; it continues during each call of a handler.
         with run.heartbeats.paused(), run.crash_guard.nested() as message_ids:
             if any(map(run.crash_guard.is_suspected, message_ids)):
                 call.may_pause = False  # a suspected message must be handled alone

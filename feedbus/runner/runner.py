@@ -142,8 +142,8 @@ class Runner:
     def run(self) -> str:
         """Read the consumer's queue until the run is over; return the reason for the log.
 
-        A signal or a limit ends the run, or the removal of the consumer's shard. During an outage
-        of the broker or the store, the method waits and tries again.
+        A signal, a limit or the removal of the consumer's shard ends the run. During an outage of
+        the broker or the store, the method waits and tries again.
         """
         with self._heartbeats:
             try:
@@ -279,20 +279,21 @@ class Runner:
                 break
             queues.check_old_queues()
             arrived = mode.receive(raw)
-            # Both methods call the handlers, and settle deliveries.
+            # Both methods call the handlers, and settle deliveries. They return False if the
+            # unsettled deliveries must be returned before the broker's consumer timeout expires.
             in_time = mode.handle_waiting_records(raw) and (
                 not arrived or run.has_given_up or mode.handle_next(raw)
             )
             if run.has_given_up:
                 break
-            if not in_time:  # to keep the deliveries any longer would exceed consumer_timeout
+            if not in_time:
                 queues.return_before_timeout()
             elif not arrived and not self._subscriptions.unsubscribed:
                 # Nothing is to be handled, and all queues are subscribed to. If this connection has
                 # lasted for long enough, an earlier outage is over.
                 run.outage_pause.record_success_after(begun_at)
             self._pruning.check(raw)
-            if queues.end_queues():
+            if queues.end_queues():  # the queues must be divided among the consumers again
                 break
         mode.finish_running()
         self._subscriptions.close()

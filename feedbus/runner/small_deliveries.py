@@ -37,7 +37,8 @@ class SmallDeliveries:
         self._max_records = queue.batch.size
         self._max_small_records = max(queue.batch.size // SMALL_DIVISOR, 1)
         # The keys of the deliveries that the latest find_independent() has compared and not chosen,
-        # by consumer tag, delivery tag and message id.
+        # by consumer tag, delivery tag and message id. So the next call need not decode these
+        # deliveries again.
         self._known_keys: dict[tuple[str, int, str], Keys] = {}
         self._has_overtaken = False  # whether the latest take_first() has returned deliveries
 

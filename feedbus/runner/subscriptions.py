@@ -119,6 +119,8 @@ class Subscriptions:
             self._refuse_unless_shared(source)
             return False
         self.readers[tag] = reader
+        # Another process may have read the queue until now. That process may have left messages in
+        # the outbox.
         self._run.dispatch.calls.query_outbox_again()
         self._run.limits.restart_idle_time(self._run.clock.monotonic())
         return True
@@ -175,8 +177,8 @@ class Subscriptions:
         now, delivery = self._run.clock.monotonic(), Delivery.of(message)
         reader = self.readers.get(delivery.consumer_tag)
         if reader is not None and not reader.has_delivered:
-            # With a single active consumer, another process may have read the queue until now. That
-            # process may have left messages in the outbox.
+            # With a single active consumer, another process may have continued to read the queue
+            # after this process subscribed. That process may have left messages in the outbox.
             reader.has_delivered = True
             self._run.dispatch.calls.query_outbox_again()
         self._run.buffer.add(delivery, now)
@@ -221,8 +223,8 @@ class Subscriptions:
     def stop_reading(self, tag: str) -> None:
         """Stop reading a queue and its waiting queue.
 
-        The broker returns the unsettled deliveries to the queues, unless a queue was deleted. It is
-        called when an old queue was deleted, or when all deliveries are returned.
+        The broker returns the unsettled deliveries to the queues, unless a queue was deleted. This
+        method is called when an old queue was deleted, or when all deliveries are returned.
 
         Args:
             tag: the consumer tag of the subscription to the queue.

@@ -53,9 +53,10 @@ class WaitingQueue:
         is_cancelled: whether the broker has cancelled the subscription.
         arrived_at: when the last message arrived, as a time of the monotonic clock.
         is_read: whether all messages have arrived that were here when the subscription began.
-        releases: requests to release keys that are not applied on arrival. Before `is_read`, the
-            messages that block these keys can be behind the requests in the queue. While the queue
-            is ending, these messages may be moved at this moment.
+        releases: the requests to release keys that have arrived and are kept, not applied at once.
+            They are kept in two cases. Until `is_read` is True, the message that blocks a key can
+            be behind the request in the queue. While `is_ending` is True, this message may have
+            been moved.
 
     """
 
@@ -139,8 +140,8 @@ class WaitingQueue:
             return None
         deliveries.mark_complete()
         waiting_queue.is_read = True
-        for message in waiting_queue.releases:
-            waiting_queue.acknowledge(deliveries.add(message))
+        for request in waiting_queue.releases:
+            waiting_queue.acknowledge(deliveries.add(request))
         waiting_queue.releases.clear()
         return waiting_queue
 
@@ -160,14 +161,15 @@ class WaitingQueue:
     def apply_releases(self) -> None:
         """Release the keys that the requests in `releases` name.
 
-        The dead letters that blocked these keys were dropped.
+        The dead letters that blocked these keys were dropped. The messages that blocked the keys
+        are acknowledged here. The requests stay in `releases`: WaitingRecordMover moves and
+        acknowledges the requests later.
 
-        The requests stay in `releases`: WaitingRecordMover moves and acknowledges them later.
-
-        It is called before the records of an ending queue are moved to other shards.
+        This method is called before the records of an ending queue are moved to other shards.
         """
-        for message in self.releases:
-            self.acknowledge(self.deliveries.release_keys(Delivery.of(message)))
+        for request in self.releases:
+            blocking = self.deliveries.release_keys(Delivery.of(request))
+            self.acknowledge(blocking)
 
     def check_probe(self) -> bool:
         """Return whether the probe, a fence with a random id, has returned from the queue.

@@ -205,6 +205,7 @@ class WaitingQueues:
                     queue=name,
                     records=len(self),
                 )
+        # If a record of the queue fails, its message is put into this waiting queue.
         self._deliveries.add_subscription(tag, name, generation_number)
         return True
 
@@ -336,12 +337,15 @@ class WaitingQueues:
 
         """
         self._report_counts()
-        now, age = self._clock.monotonic(), min(RENEWED_SECONDS, timeout_seconds * RENEWED_SHARE)
-        if now < self._renewed_at + age / 2:
+        now = self._clock.monotonic()
+        # A delivery that is too young to be returned now is returned one interval later. So no
+        # delivery gets older than two intervals: the age that is described above RENEWED_SECONDS.
+        interval = min(RENEWED_SECONDS, timeout_seconds * RENEWED_SHARE) / 2
+        if now < self._renewed_at + interval:
             return
         self._renewed_at = now
         for waiting_queue in self._waiting_queues.values():
-            waiting_queue.renew(now - age / 2)
+            waiting_queue.renew(now - interval)
 
     def move_records(self, connection: Connection, queue: str, tag: str) -> bool:
         """Move the waiting records of an ending queue to the shards that own their keys now.

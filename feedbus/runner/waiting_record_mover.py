@@ -50,15 +50,16 @@ class WaitingRecordMover:
       keys.
 
     With `block_on_dead`, consumers read the queues of one generation after the other: see
-    predecessors.are_known(). So records are moved only to the generation that follows the
-    generation of the ending queue. Its queues are not read before the ending queue is deleted.
+    predecessors.are_known(). So records are moved only to the next generation after the generation
+    of the ending queue. The queues of the next generation are not read before the ending queue is
+    deleted.
 
     With `block_on_dead`, a dead letter also blocks its key until it is requeued or dropped. A
     process that drops dead letters, such as `feedbus dead drop`, puts a request to release their
-    keys into each waiting queue. The record that blocks a key may be moved at that time. Then the
-    request in the old waiting queue can arrive after the record has left, and the request in the
-    new waiting queue before the record arrives. So the requests in the old waiting queue are moved,
-    too, after the records.
+    keys into each waiting queue. The record that blocks a key may be moved at that time. Then it is
+    possible that no request finds the record: the request in the old waiting queue arrives after
+    the record has left, and the request in the new waiting queue before the record arrives. The key
+    would stay blocked. So the requests in the old waiting queue are moved, too, after the records.
 
     The WaitingQueues object of a run has one WaitingRecordMover object.
     """
@@ -103,8 +104,9 @@ class WaitingRecordMover:
         exchange = self._consumer.queue.exchange
         if not self._topology.exchanges[exchange].hashes_routing_keys:
             return False
-        # A record has no arrival while its next message is being sent here after another failure,
-        # and while its delivery is returned to be delivered again. A taken record is in a handler.
+        # A record can be moved only if its message was delivered, and if no handler has the record.
+        # Without `arrival`, the message is on its way: after another failure, or because renew()
+        # has returned it to the broker.
         arrivals = [each.arrival for each in records if each.arrival and not each.is_taken]
         if len(arrivals) < len(records):
             return False
