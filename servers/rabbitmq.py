@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import time
@@ -21,10 +22,12 @@ from typing import Self
 import amqp
 
 from servers import versions
+from servers.compose import PROJECT
 from servers.owned import OwnedProcess
 from servers.ports import free_port
 from servers.versions import Version
 
+SHIPPED = PROJECT / "deploy/rabbitmq"
 PLUGINS = ("rabbitmq_consistent_hash_exchange", "rabbitmq_management")
 START_SECONDS = 300  # only ends what never starts; a busy machine takes minutes
 STOP_SECONDS = 30
@@ -95,8 +98,7 @@ class RabbitMQ:
             "disk_free_limit.absolute = 1MB\n"
             f"{config}"
         )
-        # One worker rebuilds a ring's bindings in their order; several shuffle it now and then.
-        (self.folder / "advanced.config").write_text("[{rabbit,[{default_worker_pool_size,1}]}].\n")
+        shutil.copy(SHIPPED / "advanced.config", self.folder)
         (self.folder / "enabled_plugins").write_text(f"[{','.join(PLUGINS)}].\n")
         secret = self.folder / ".erlang.cookie"
         secret.write_text(cookie)

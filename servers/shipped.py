@@ -7,11 +7,9 @@ from pathlib import Path
 
 import amqp
 
-from servers.compose import PROJECT, Compose
+from servers.compose import Compose
 from servers.ports import free_port
-from servers.rabbitmq import RabbitMQ
-
-SHIPPED = PROJECT / "deploy/rabbitmq"
+from servers.rabbitmq import SHIPPED, RabbitMQ
 
 
 class ShippedRabbitMQ(RabbitMQ):
@@ -27,8 +25,7 @@ class ShippedRabbitMQ(RabbitMQ):
 
     def _write(self, config: str, cookie: str) -> None:
         super()._write(config, cookie)
-        for name in ("advanced.config", "enabled_plugins"):
-            shutil.copy(SHIPPED / name, self.folder)
+        shutil.copy(SHIPPED / "enabled_plugins", self.folder)
         (self.folder / "rabbitmq.conf").write_text(
             f"{(SHIPPED / 'rabbitmq.conf').read_text()}\n"
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
