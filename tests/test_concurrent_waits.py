@@ -82,8 +82,8 @@ def test_a_wake_up_that_comes_after_its_record_was_finished_does_not_end_every_w
             super().wake()
             self.late = True
 
-        def sleep(self) -> None:
-            super().sleep()
+        def reset(self) -> None:
+            super().reset()
             if self.late:
                 super().wake()
                 self.late = False

@@ -114,9 +114,9 @@ class BlockedKeys:
     def must_wait(self, decoded: DecodedDelivery, row: int) -> bool:
         """Whether a record must wait, because an earlier record of its key waits.
 
-        Concurrent calls use this method in place of is_blocked(), which is faster: it first looks
-        at a flag that is set when a record fails, and reset when deliveries are settled. With
-        concurrent calls, some deliveries are settled while records of others still run.
+        Concurrent calls use this method, because they cannot use is_blocked(). The flag of
+        is_blocked() is reset when deliveries are settled. With concurrent calls, other records that
+        were decoded before are still to be handled at that time.
 
         Args:
             decoded: the delivery of the record.
@@ -154,11 +154,12 @@ class BlockedKeys:
             self._decoder.decide(invalid)
 
     def expect_repetition(self, decoded: DecodedDelivery) -> None:
-        """If records of a delivery have failed, register that the delivery is handled again.
+        """If records of a delivery have failed, register that the delivery will be handled again.
 
-        Called when an outage has interrupted the handling of the delivery. Records that have failed
-        count as waiting already, although nothing was sent for them. So the consumer must read its
-        waiting queues again.
+        Called when an outage has interrupted the handling of the delivery. The records that have
+        failed are registered as waiting, but no messages were sent for them, so they would block
+        their keys for ever. So the consumer must connect again: it forgets these records, and reads
+        the waiting queues from their start.
 
         Args:
             decoded: the delivery.

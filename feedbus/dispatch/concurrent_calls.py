@@ -84,6 +84,7 @@ class ConcurrentCalls:
         self._slow_calls = SlowCalls(self._clock)
         self.outage: Outage | None = None
         self._calls = RunningCalls(dispatch.calls, queue, resources, self._clock)
+        # Ended calls that the other threads have reported; finish() moves them to _ended_calls.
         self._reported_calls = self._calls.ended_calls
         self.waker = self._calls.waker
 
@@ -116,9 +117,10 @@ class ConcurrentCalls:
         return self._slow_calls.durations(self.in_handlers)
 
     def forget_slow_messages(self) -> None:
-        """Remove the ended calls from `slow_messages`, and each running call when it ends.
+        """Remove the ended calls from `slow_messages` now, and the running calls at their end.
 
-        The runner calls this when it has counted the lost channel against the slow messages.
+        The runner calls this when the broker has closed the channel or cancelled the consumer, and
+        the runner has counted a crash against slow messages. So no call is counted twice.
         """
         self._slow_calls.forget(self.in_handlers)
 
@@ -135,7 +137,7 @@ class ConcurrentCalls:
 
     @property
     def has_capacity(self) -> bool:
-        """Whether more records may run than are running or ready to run.
+        """Whether fewer records are running or ready to run than `concurrency` allows.
 
         Then the runner decodes the next deliveries.
         """
@@ -241,7 +243,7 @@ class ConcurrentCalls:
             Outage: the broker or store is unavailable; the next call continues.
 
         """
-        self.waker.sleep()
+        self.waker.reset()
         while self._reported_calls:
             self._ended_calls.append(self._reported_calls.popleft())
         self.outage = self._classify_errors()

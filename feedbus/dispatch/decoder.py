@@ -30,9 +30,9 @@ EXPIRED = "expired: no consumer took the delayed message within its `expires`"
 class Decoder:
     """Decodes the deliveries of one consumer, and adds the decisions on their records.
 
-    A decision is the verdict on a record that was not acknowledged, with the message that is sent
-    for it. It is added to DecodedDelivery.decisions. The dispatch of a consumer has one Decoder
-    object.
+    A decision is the verdict on a record that has failed, is invalid or must wait, with the message
+    that is sent for the record, if there is one. The decoder adds the decision to
+    DecodedDelivery.decisions. The dispatch of a consumer has one Decoder object.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 -- a decoder's parts
@@ -105,7 +105,8 @@ class Decoder:
 
         Args:
             decoded: the delivery of the record.
-            row: the index of the record in the delivery. The record must not be invalid.
+            row: the index of the record in the delivery. The record may be invalid, but its
+                ordering key must be usable.
 
         """
         return self._order.key(decoded.delivery, decoded.pack, row)
@@ -196,7 +197,7 @@ class Decoder:
     def _append_invalid(
         self, inputs: Inputs, decoded: DecodedDelivery, row: int, error: InvalidBody | Reject
     ) -> None:
-        """Decide on an invalid record at once; with `block_on_dead`, append it to the inputs."""
+        """With `block_on_dead`, append an invalid record to the inputs; else decide on it now."""
         if self._decides_in_order:
             inputs.append(InvalidRecord(decoded, row, error))
         else:
@@ -220,7 +221,7 @@ class Decoder:
         ):
             handler_rows = list(group)
             if handler_index is None:
-                reason = self._routes.lacking(keys[handler_rows[0]], delivery.properties)
+                reason = self._routes.no_handler_reason(keys[handler_rows[0]], delivery.properties)
                 for row in handler_rows:
                     self._append_invalid(inputs, decoded, row, Reject(reason))
                 continue
@@ -238,8 +239,9 @@ class Decoder:
                 inputs, delivery, self._failure_policy.reject_undecodable(delivery)
             )
         if delivery.expired(self._failure_policy.clock):
-            # The expiration of a delayed message is over. The message becomes a dead letter. Also
-            # with `block_on_dead`, it blocks no key, as if the broker itself had expired it.
+            # The expiration of a delayed message is over. The message becomes a dead letter. It
+            # blocks no key, even with `block_on_dead`: a message that the broker itself has expired
+            # blocks no key either.
             decision = self._failure_policy.dead_letter(delivery, EXPIRED)
             return DecodedDelivery(self._consumer, delivery, _empty_pack(delivery), [decision])
         try:
@@ -326,9 +328,7 @@ class Decoder:
     def fail(self, decoded: DecodedDelivery, row: int, error: BaseException) -> None:
         """Add the decision on a failed or waiting record to its delivery.
 
-        The decision is the verdict, such as a retry, with the message that is sent for it.
-
-        It is called after a call of the handler, or in place of it.
+        This method is called after the call of a handler, or in place of the call.
 
         Args:
             decoded: the delivery.

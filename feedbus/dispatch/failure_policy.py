@@ -48,7 +48,7 @@ ATTEMPT_HEADERS = frozenset({FAILED_AT, REASON})
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What happens to a record that was not acknowledged: its verdict, and the message to send.
+    """The verdict on a record that has failed, is invalid or must wait, and the message to send.
 
     The decoder adds it to the delivery; the message is sent before the delivery is acknowledged.
 
@@ -211,6 +211,7 @@ class FailurePolicy:
         message = replace(letter, routing_key=str(letter.headers[KEY]), counted_as="retry")
         queue = self.consumer.queue
         if milliseconds in policy.delays_milliseconds:
+            # The exchange in front of the retry queue has the same name as the queue.
             exchange = self.names.retry_queue(queue, milliseconds)
             return Decision("retry", replace(message, exchange=exchange))
         target = timer.retry_target(self.names, queue)

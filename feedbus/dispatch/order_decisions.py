@@ -1,9 +1,9 @@
 """Decide which records wait, so that the records of each key stay in order (`order_by`).
 
-A decision is the verdict on a record that was not acknowledged, with the message that is sent for
-it. This module changes the decisions of FailurePolicy: the message of a record that waits is sent
-to the waiting queue, with a position. The records of a key are handled in the order of their
-positions.
+A decision is the verdict on a record that has failed, is invalid or must wait, with the message
+that is sent for the record, if there is one. This module changes the decisions of FailurePolicy:
+the message of a record that waits is sent to the waiting queue, with a position. The records of a
+key are handled in the order of their positions.
 
 Example: the records A1 and A2 have the key A.
 
@@ -79,8 +79,9 @@ class OrderDecisions:
     def is_idle(self) -> bool:
         """Whether every record may be handled when it arrives.
 
-        This is so if no record waits, no record waited when the consumer began to read, and no old
-        queue exists. Then the decoder checks no keys.
+        This is so if no record waits, no old queue exists, and no record waited when the consumer
+        began to read: such a record may arrive again in the consumer's own queue. If the result is
+        True, the decoder checks no keys.
         """
         waiting = self.waiting
         return waiting.predecessors is None and not (
@@ -132,9 +133,10 @@ class OrderDecisions:
         if (
             delivery.redelivered
             and decoded.has_own_ids
-            # A publisher can send a message twice. Suppose that the first one becomes a dead letter
-            # and blocks the key, and the second one waits behind it. If the dead letter is requeued
-            # and delivered again, it is not a repetition of the waiting message.
+            # Two messages can have the same id, because a publisher has sent one message twice.
+            # Suppose that the first one has become a dead letter that blocks the key, and that the
+            # second one waits. If the dead letter is requeued, its delivery has the id of the
+            # waiting message, but is not a repetition of it.
             and dead_letter is None
             and waiting.records_at_start.contain(queue.generation_number, message_id)
         ):
@@ -221,8 +223,9 @@ class OrderDecisions:
     def _blocks_already(self, decoded: DecodedDelivery, row: int, letter: Outgoing) -> bool:
         """Whether an earlier dead letter of a record blocks its key already.
 
-        An example is a requeued dead letter whose body cannot be decoded. A second message would
-        block the key for ever: after the next requeue, only the first one is replaced.
+        An example is a requeued dead letter whose body cannot be decoded: the message that blocks
+        the key is still in the waiting queue. A second blocking message would block the key for
+        ever: when the dead letter is requeued again, its record replaces only the first one.
 
         Args:
             decoded: the delivery that contains the record.

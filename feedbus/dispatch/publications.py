@@ -163,8 +163,10 @@ class Publications(Spool):
     def _send_rows(self, rows: Sequence[OutboxRow]) -> bool:
         """Send leftover rows, and remove them; return whether all were sent.
 
-        The rows are divided into waves. A wave has at most one row of each key, as far as possible.
-        If the broker refuses a row, the later waves are not sent, so that each key stays in order.
+        The rows are divided into waves, groups of rows that are sent together. If the broker
+        refuses a row, the later waves are not sent. So the key of the refused row stays in order:
+        for an exchange with shards, a wave has at most one row of each key. For other exchanges,
+        the second wave has all rows except the first of each key; see split_into_waves().
         """
         return all(
             map(self._send_wave, split_into_waves(rows, self._sender.encoder.selects_shards))
@@ -188,8 +190,8 @@ class Publications(Spool):
     def _remove(self, row_ids: Sequence[int]) -> None:
         """Remove the rows with these ids, whose messages were sent.
 
-        This needs a transaction: then a wait for the store's lock does not count as time of the
-        handler.
+        The rows are removed in a transaction, because only a transaction excludes the wait for the
+        store's lock from the time limit of the handler.
         """
         with self._store.transaction():
             self._store.outbox.remove(row_ids)

@@ -53,7 +53,7 @@ class Sequencer(Generic[Item]):
 
     @property
     def has_capacity(self) -> bool:
-        """Whether more records may run than are running or ready to run.
+        """Whether fewer records are running or ready to run than may run at the same time.
 
         Then further deliveries are decoded.
         """
@@ -81,7 +81,7 @@ class Sequencer(Generic[Item]):
     def take(self) -> list[Item]:
         """Return the ready records that may run now, and count them as running.
 
-        The result has at most as many records as may still run at the same time.
+        After this call, at most `max_running` records run.
         """
         items: list[Item] = []
         while self._ready and len(self._running) < self._max_running:

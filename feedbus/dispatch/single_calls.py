@@ -1,4 +1,4 @@
-"""Calls of handlers of one record, one after the other; their messages are sent together.
+"""Call handlers for one record after the other, and send the messages of these calls together.
 
 The runner uses this module in its group mode, in which handlers have no transaction. call() is
 called for each delivery of a group, and then finish() for all of them.
@@ -131,7 +131,7 @@ class SingleCalls:
                         self._blocked_keys.defer(decoded, row)
                         continue
                     if row:
-                        # The time limit of the handler begins again for each record.
+                        # The time limit of the handler begins again for each record of a pack.
                         self._before_call(delivery.message_id)
                     records: Records = Records((chunk.select((index,)),), (decoded,))
                     started = dispatch.clock.monotonic()

@@ -83,9 +83,10 @@ class SlowCalls:
         return ended + [each for each in running_calls if each[1] >= LEAST_TIMEOUT_SECONDS]
 
     def forget(self, running: Iterable[RecordCall]) -> None:
-        """Remove the ended calls from durations(), and each running call when it ends.
+        """Remove the ended calls from durations() now, and the running calls at their end.
 
-        It is called when the loss of the channel was counted against the slow calls.
+        It is called when the broker has closed the channel or cancelled the consumer, and the
+        runner has counted a crash against slow messages. So no call is counted twice.
 
         Args:
             running: the calls that have started and have not ended.

@@ -62,13 +62,14 @@ class WaitingDeliveries:
         records_at_start: the records that waited when the consumer began to read.
         taken_records: the waiting records that handlers have now.
         requeued_dead_letters: the requeued dead letters.
-        predecessors: the existing queues of older generations, for which later records of their
-            keys wait; None if none exists.
+        predecessors: the queues of older generations that still exist; None if none exists. A
+            record waits until the old queues that can have earlier records of its key are deleted.
         has_unconfirmed: whether a record has begun to wait or has failed again, and the broker has
             not confirmed its message for the waiting queue yet.
         repetition_expected: whether an outage has interrupted the handling of a delivery, after
             some of its records had failed. These records are registered as waiting, but no messages
-            were sent for them. So the consumer must read all waiting queues again.
+            were sent for them, so they would block their keys for ever. So the consumer must
+            connect again: it forgets these records, and reads the waiting queues from their start.
 
     """
 
@@ -89,7 +90,8 @@ class WaitingDeliveries:
         self._order = order
         self._clock = clock
         self._queues: dict[str, OrderedQueue] = {}  # by the consumer tag of the subscription
-        # The kept requests by the consumer tag of the subscription; see _apply().
+        # Requests to release keys that arrived before the messages that block the keys; by the
+        # consumer tag of the subscription. See _apply().
         self._early_releases: dict[str, list[Delivery]] = {}
 
     # -- subscriptions -------------------------------------------------------------------------
@@ -137,7 +139,8 @@ class WaitingDeliveries:
         """Register that all messages of a waiting queue have arrived.
 
         It is called when the consumer begins to read. The ids of the waiting records are added to
-        `records_at_start`. So a record is recognised that the consumer's own queue delivers, too.
+        `records_at_start`. If the consumer's own queue delivers one of these records again, the
+        record is recognised by its id, and is handled only once.
         """
         self.records_at_start.add(self.records)
 
@@ -206,7 +209,8 @@ class WaitingDeliveries:
     def release_keys(self, request: Delivery) -> list[Delivery]:
         """Release the keys that a request names, except keys whose messages have not arrived yet.
 
-        It is called when such a request arrives, and before waiting records are moved.
+        It is called when such a request arrives. If the records of an old waiting queue are to be
+        moved to a newer generation, it is also called before they are moved.
 
         Args:
             request: the delivery of a message that `feedbus dead drop`, `feedbus dead purge` or a
@@ -241,7 +245,7 @@ class WaitingDeliveries:
         return [delivery for request in requests for delivery in self._apply(request)]
 
     def now(self) -> float:
-        """Return the present time in seconds since 1970; next attempts have such times."""
+        """Return the present time in seconds since 1970, as in WaitingRecord.due_at."""
         return self._clock.wall_nanoseconds() / NANOSECONDS
 
     def seconds_until_due(self) -> float:

@@ -1,7 +1,7 @@
 """The messages in waiting queues: write the message of a waiting record, and read it.
 
-The message of a waiting record contains the record, as its retry would. It has these additional
-headers:
+The message of a waiting record contains the record in the same form as a retry, and has these
+additional headers:
 
 - PLACE: the position of the record. The records of a key are handled in this order.
 - ORDER_KEY: the ordering key, if it is not the routing key.

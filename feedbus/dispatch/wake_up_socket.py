@@ -19,7 +19,7 @@ class Waker:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
-        self._awake = False  # whether wake() was called since the last sleep()
+        self._awake = False  # whether wake() was called since the last reset()
 
     def fileno(self) -> int:
         """Return the descriptor of the socket, which is readable after wake()."""
@@ -32,7 +32,7 @@ class Waker:
             with suppress(BlockingIOError):
                 self._writer.send(b"\0")
 
-    def sleep(self) -> None:
+    def reset(self) -> None:
         """Make the socket unreadable; check the results of other threads after this call."""
         with suppress(BlockingIOError):
             while self._reader.recv(1024):

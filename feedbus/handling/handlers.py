@@ -37,7 +37,7 @@ class UnfitHandler(Unfit):
 class UnexpectedResult(TypeError):  # noqa: N818 -- names what the handler did
     """A handler returned a value other than None, which has no meaning for feedbus.
 
-    The record is then handled as after any other exception of the handler.
+    The queue's `retry` determines what happens to the record, as after any other exception.
     """
 
 
@@ -80,11 +80,11 @@ class Handler:
     def make_callable(
         self, session_type: type | None, resources: Resources
     ) -> Callable[[Any, Given], None]:
-        """Return a callable that calls the function with a record or Records and its parameters.
+        """Return a callable that calls the function with all its arguments.
 
-        The arguments of the callable are the record or Records, and a Given with the values for the
-        other parameters. The callable raises UnexpectedResult if the function returns anything
-        except None.
+        The callable has two arguments: a record or Records, and a Given with the values for the
+        other parameters of the function. The callable raises UnexpectedResult if the function
+        returns anything except None.
 
         Args:
             session_type: the type of the store's session; None if there is no store.
@@ -107,9 +107,9 @@ class Handler:
     ) -> Callable[[Any, Given], Coroutine[Any, Any, None]]:
         """Return a callable whose result is a coroutine that awaits the async function.
 
-        The arguments of the callable are the record or Records, and a Given with the values for the
-        other parameters. The coroutine raises UnexpectedResult if the function returns anything
-        except None.
+        The callable has two arguments: a record or Records, and a Given with the values for the
+        other parameters of the function. The coroutine raises UnexpectedResult if the function
+        returns anything except None.
 
         Args:
             session_type: the type of the store's session; None if there is no store.
@@ -132,7 +132,7 @@ class Handler:
         return parameters.call_of(self.function, resources.value_of)
 
     def parameters(self, session_type: type | None) -> Parameters:
-        """Return what the parameters of the function request, without its first parameter.
+        """Return the parameters of the function except the first one, which gets the message.
 
         Args:
             session_type: the type of the store's session; None if there is no store.
@@ -260,7 +260,7 @@ def check_returned(result: object) -> None:
 
 
 def _complaint(result: object) -> str:
-    """Return an error text for a handler's result; close the result if it is a coroutine."""
+    """Return an error text for a handler's result; close a coroutine or a generator."""
     got, advice = repr(result)[:200], "return nothing; raise Reject or Retry for another verdict"
     if isinstance(result, Drop | Reject | Retry):
         advice = f"write 'raise {type(result).__name__}(…)'"

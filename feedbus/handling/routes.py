@@ -81,7 +81,7 @@ class HandlerRoutes:
             return self.types.index(kind) if kind in self.types else None
         return _first_match(self.patterns, routing_key)
 
-    def lacking(self, routing_key: str, properties: Mapping[str, Any]) -> str:
+    def no_handler_reason(self, routing_key: str, properties: Mapping[str, Any]) -> str:
         """Return the error text for a message that no handler matches, with what was expected.
 
         Args:

@@ -171,7 +171,7 @@ class ConcurrentDeliveries:
         wake-up comes when nothing is left to do. Without this call, every later wait would end
         immediately.
         """
-        self._calls.waker.sleep()
+        self._calls.waker.reset()
 
     def wait(self, seconds: float) -> None:
         """Wait until a handler call has ended.
@@ -224,7 +224,7 @@ class ConcurrentDeliveries:
 
         """
         if not self._calls.has_ended_calls:
-            self._calls.waker.sleep()
+            self._calls.waker.reset()
             if not self._calls.has_ended_calls:
                 return []
         self._calls.finish()
@@ -301,7 +301,7 @@ class ConcurrentDeliveries:
             self._calls.forget()
             if self._calls.running:
                 self.wait(1.0)
-                self._calls.waker.sleep()
+                self._calls.waker.reset()
                 self.update_crash_guard()
         self._calls.forget()
         self._arrived_at.clear()
