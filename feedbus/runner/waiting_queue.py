@@ -109,6 +109,7 @@ class WaitingQueue:
             queue,
             tag,
             channel,
+            # The pause before a further probe is needed only to prove that a queue is empty.
             Probes(channel, queue, pause_seconds=0.0),
             deliveries,
             generation_number=generation_number,
