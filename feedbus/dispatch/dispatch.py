@@ -228,10 +228,9 @@ class Dispatch:
     def fail_record(self, decoded: DecodedDelivery, row: int, error: BaseException) -> None:
         """Add the decision on a failed record to its delivery.
 
-        The decision is the verdict on the record, with the message that is sent for it.
-
-        The handler of the record raised an exception (Drop is one, too), or the broker refused the
-        messages of the handler.
+        A record has failed if its handler has raised an exception (also Drop), or if the broker has
+        refused the messages of the handler. The decision is the verdict on the record, with the
+        message that is sent for it.
 
         SingleCalls and end_record() call this.
 
@@ -303,8 +302,9 @@ class Dispatch:
         The runner calls this in place of handle().
 
         Args:
-            delivery: a message. Too often, while the message was handled, the process has ended or
-                has lost its connection to the broker.
+            delivery: a message that has reached the `delivery_limit` of its queue: so many times,
+                the process has ended, or has lost its connection to the broker, while it handled
+                this message.
             reason: the reason of the dead letter.
             skip_dead_handler: True if the dead handler must not be called, because it, too, has
                 ended the process too often.

@@ -3,10 +3,11 @@
 A draining generation is an earlier one whose queues are not all deleted yet.
 
 The state is one message, and the broker keeps two copies of it. Consumers and publishers read the
-copy in the readers' queue. A reader takes the message out of this queue for a moment. Meanwhile,
-another process may find no message, or an older one. This is harmless: with an old state, consumers
-look for deleted queues, and publishers get packs back, which they send again as plain messages. A
-switch needs the exact state, so it reads the other copy, in the ledger, under the topology's lock.
+copy in the readers' queue. A reader takes the message out of this queue for a moment. If another
+process finds no message meanwhile, it tries again. It may also find an older state. This is
+harmless: a consumer then finds that old queues are already deleted, and a fence reports newer
+generations to it. A publisher gets packs back, and sends their records as single messages. A switch
+needs the exact state, so it reads the other copy, in the ledger, under the topology's lock.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ class RingState:
         switch_complete: whether the switch to the current generation is complete. Until then,
             draining generations may still get records.
         serial: the number of this state; each change of the state increases it.
-        disordered: whether the broker has, after a restart, bound the shards of the current ring in
-            another order than feedbus, so that keys reach shards that do not own them.
+        disordered: whether the broker has restarted and has bound the shards of the current ring
+            again, in another order than feedbus. Then keys reach shards that do not own them.
         source: the topology file that declared the current ring; None if it is not known.
         replaced: digests of earlier rings, without the numbers of their generations. They are used
             only by older_topology_files.py.

@@ -43,8 +43,9 @@ def switch_ring(
     If the process is killed, call the function again: every step can be repeated. The new call
     first completes the interrupted switch, even if the topology has changed since.
 
-    The current ring is also replaced if it is disordered: after a restart, the broker has bound the
-    queues of the ring in another order than feedbus, so keys reach shards that do not own them.
+    The current ring is also replaced if it is disordered. A broker that restarts can bind the
+    queues of a ring again, in another order than feedbus. The order of the bindings determines the
+    shard of a key. So in a disordered ring, keys reach shards that do not own them.
 
     After this function, the caller calls switch_notices.notify_consumers().
 
@@ -92,8 +93,8 @@ def switch_ring(
             disordered=False,
             disordered_draining=(*state.disordered_draining, *disordered),
         )
-    # declare_ring() waits until the broker has written the new queues to its disk. The readers'
-    # queue and the ledger are declared before, so the wait is also for these two queues.
+    # The readers' queue and the ledger are declared first. declare_ring() declares the new queues,
+    # and waits until the broker has written all these queues to its disk.
     ring_state.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
     exit_after_step("declared")

@@ -22,10 +22,10 @@ from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 
 events = EventLog(__name__)
 
-# After N waiting records were handled, other waiting records may follow at once. Then at most
-# N * NEW_SHARE new records are handled before these. Most of the new records have blocked keys, so
-# they become waiting records. With a share of 1 or more, the number of waiting records would not
-# decrease while new records arrive without a pause.
+# If N waiting records were handled and other waiting records are due already, about N * NEW_SHARE
+# new records are handled before the other waiting records. Most of the new records have blocked
+# keys, so they become waiting records. With a share of 1 or more, the number of waiting records
+# would not decrease while new records arrive without a pause.
 NEW_SHARE = 0.5
 
 
@@ -108,8 +108,8 @@ class BatchMode:
         batch, buffer, already_buffered = run.consumer.queue.batch, run.buffer, bool(run.buffer)
         if run.waiting or buffer.has_lanes:
             # If the buffer is full, the loop at the end of this method reads nothing. But waiting
-            # records must be read even then. So must the deliveries of each generation, if the
-            # consumer reads queues of several generations (has_lanes).
+            # records must be read even then. If the consumer reads queues of several generations
+            # (has_lanes), the deliveries of each generation must be read even then, too.
             run.receive(raw, 0.0)
             if run.seconds_until_due() <= 0:
                 run.heartbeats.beat()
@@ -419,8 +419,9 @@ class BatchMode:
         The broker closes the channel or the connection if a call is longer than the consumer
         timeout, or if the call blocks the heartbeats for too long. An acknowledgement has no
         answer, so it does not show such a loss. So after a long call, a request with an answer is
-        sent. If the call was the cause of a loss, blame() passes its messages to the crash guard:
-        the guard counts a crash against a single message, and several messages are handled alone.
+        sent. If the call was the cause of a loss, blame() passes the messages of the call to the
+        crash guard. If it was one message, the guard counts a crash against it. If there were
+        several, no crash is counted, and each message is handled alone when it is delivered again.
         """
         run, subscriptions = self._run, self._subscriptions
         tags: defaultdict[str, list[int]] = defaultdict(list)

@@ -149,7 +149,7 @@ class Relay:
         self._thread.join()
 
     def stop(self) -> None:
-        """Make run() return soon, after it has removed the published rows; do not wait for this."""
+        """Make the loop of run() end, after it has removed the published rows; return at once."""
         self._stop_requested.set()
         self._wake_requested.set()
 

@@ -55,8 +55,9 @@ class AppliedSettings:
         """Return the settings of a topology: digests of the options of watchers and exchanges.
 
         Raises:
-            UsageError: the option `user` of a watcher names no user of this machine, or it names
-                another user than the present one, and feedbus does not run as root.
+            UsageError: the option `user` of a watcher names no user of this machine. Or feedbus
+                does not run as root, and the option names another user than the one that runs
+                feedbus.
 
         """
         common = [topology.name, topology.broker_url.reveal(), repr(topology.store)]

@@ -183,8 +183,9 @@ class Supervision:
         that still run. Example: a queue of another system is not deleted, so its consumer runs on.
 
         Raises:
-            UsageError: the option `user` of a watcher names no user of this machine, or it names
-                another user than the present one, and feedbus does not run as root.
+            UsageError: the option `user` of a watcher names no user of this machine. Or feedbus
+                does not run as root, and the option names another user than the one that runs
+                feedbus.
 
         """
         wanted = AppliedSettings.of(topology)

@@ -41,8 +41,8 @@ def watchers(topology: Topology) -> list[dict[str, Any]]:
     First come the consumers, then the [processes.NAME] tables, then the operations process.
 
     Raises:
-        UsageError: the option `user` of a watcher names no user of this machine, or it names
-            another user than the present one, and feedbus does not run as root.
+        UsageError: the option `user` of a watcher names no user of this machine. Or feedbus does
+            not run as root, and the option names another user than the one that runs feedbus.
 
     """
     consumers = [_consumer(topology, consumer) for consumer in topology.consumers.values()]
