@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass, field
 from functools import partial
 
+from feedbus import broker
+from feedbus.broker.publisher import publish_all
+from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.dead_letters import letters as dead_letters
 from feedbus.dead_letters.key_release import release
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.dead_letters.requeue import Requeue
-from feedbus.errors import Outage, PublishError, UsageError
+from feedbus.errors import BrokerOutage, Outage, PublishError, UsageError
 from feedbus.metrics import Metrics
 from feedbus.schedules.scheduler import Scheduler
 from feedbus.store import NoStore, Store
 from feedbus.store.relay import Relay
-from feedbus.wire.constants import PACK
+from feedbus.wire import Outgoing
+from feedbus.wire.constants import JSON, PACK
 from tests.simulation.history import Record
 from tests.simulation.scenario import LARGE_PACK, payload, records_of
 from tests.simulation.scheduler import SECONDS
@@ -230,13 +235,27 @@ def _publish(system: System, bus: LiveBus, records: list[Record]) -> None:
 def _publish_together(system: System, bus: LiveBus, records: list[Record]) -> None:
     """Publish records in one call, a single one under an id of its own."""
     exchange, first, ids = system.scenario.exchange, records[0], system.history.ids
-    if len(records) > 1:
+    if system.scenario.without_id(first) and not transactional(system) and len(records) == 1:
+        ids[first].add(bus.unique())  # an equal message is another one
+        _publish_without_id(system, first)
+    elif len(records) > 1:
         for each in records:
             ids[each].add(bus.unique())  # publish_many() gives them new ones
         bus.publish_many(exchange, [(payload(each), each.key) for each in records])
     else:
         ids[first].add(f"m-{first}")
         bus.publish(exchange, payload(first), first.key, message_id=f"m-{first}")
+
+
+def _publish_without_id(system: System, record: Record) -> None:
+    """Publish a record without a message id, as a program can that does not use feedbus."""
+    topology, scenario = system.topology, system.scenario
+    exchange, body = Names(topology).exchange(scenario.exchange), json.dumps(payload(record))
+    message = Outgoing(exchange, record.key, body.encode(), JSON, "", stamp=None)
+    with broker.connect(topology) as connection, broker.outage(connection, topology.broker_url):
+        if publish_all(connection, [message], nacked_seconds=scenario.timeout):
+            msg = "the broker has not accepted the message without an id"
+            raise BrokerOutage(msg)
 
 
 def run_scheduler(system: System) -> None:

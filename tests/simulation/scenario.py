@@ -185,6 +185,7 @@ class Scenario:
         failing: one record in so many is refused at first, 0 for none.
         rejecting: one record in so many is rejected, 0 for none; with `block_on_dead`, only once.
         dropping: whether the operator drops some dead letters, and requeues only the others.
+        unidentified: one record in so many is published without a message id, 0 for none.
         delays: of its retries, in seconds.
         room: how many messages the queues of the shards accept, 0 without a limit.
         slow: whether handlers are so slow that messages wait in several generations.
@@ -224,6 +225,7 @@ class Scenario:
     failing: int
     rejecting: int
     dropping: bool
+    unidentified: int
     delays: tuple[float, ...]
     room: int
     slow: bool
@@ -258,6 +260,10 @@ class Scenario:
     def rejects(self, record: Record) -> bool:
         """Whether the handlers reject a record."""
         return self.rejecting > 0 and (record.n * 5 + ord(record.key)) % self.rejecting == 0
+
+    def without_id(self, record: Record) -> bool:
+        """Whether a record that is published alone gets no message id from its publisher."""
+        return self.unidentified > 0 and record.n % self.unidentified == 0
 
     @property
     def exchange(self) -> str:
@@ -328,6 +334,7 @@ class Scenario:
             failing=failing,
             rejecting=pick("rejecting", *((0, 4, 9) if block_on_dead else (0, 0, 0, 4, 9))),
             dropping=random.Random(f"drops of seed {scheduler.seed}").random() < 0.5,
+            unidentified=random.Random(f"ids of seed {scheduler.seed}").choice((0, 0, 0, 2)),
             delays=pick("delays", SOON, LATE)
             if (failing > 3 or changes > 1) and kind != "stream"
             else SOON,
