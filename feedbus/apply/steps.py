@@ -131,8 +131,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
             another host's file is newer.
 
     """
-    # apply() waits until these queues are empty. It does not wait for a queue that is deleted with
-    # its messages, because the messages in the retry queues of that queue can wait for days.
+    # apply() waits until the consumers have emptied these queues, and the retry queues of these
+    # queues. It does not wait for a queue that is deleted with its messages: nobody needs them.
     emptied = [queue for queue in plan.work.queues_to_empty if queue not in plan.work.nonempty]
     with (
         broker.connect(topology) as connection,

@@ -46,8 +46,8 @@ class Publisher:
         blocked_seconds: how long to wait while the broker blocks publishers.
         nacked_seconds: how long to try again with a message that the broker refuses, for example
             because a queue is full.
-        alarm: the state of the broker's alarm, for a publisher that connects again; None for a new
-            one.
+        alarm: the state of the broker's alarms. A caller that connects again gives the same object
+            to the next publisher. By default, the publisher creates one.
     """
 
     def __init__(

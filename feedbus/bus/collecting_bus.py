@@ -103,11 +103,11 @@ class CollectingBus(Bus):
 
         Args:
             exchange: the name of the exchange in topology.toml.
-            columns: maps each field in which the records differ to a list with one value per
-                record.
+            columns: the fields in which the records differ. Each is mapped to a list with one value
+                per record.
             keys: a list with one routing key per record, or the name of the column that contains
                 them.
-            shared: maps each other field to the value that all records have.
+            shared: the other fields. Each is mapped to the value that all records have.
 
         Raises:
             TypeError: an argument has a wrong type.

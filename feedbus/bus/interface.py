@@ -30,11 +30,13 @@ class Bus(ABC):
         Args:
             exchange: the name of the exchange in topology.toml.
             payload: the payload of the record.
-            key: the routing key; "" by default. An exchange with shards needs one, because it
-                selects the shard; key="" sends all messages to the same shard.
+            key: the routing key. An exchange with shards needs a key, because the key selects the
+                shard: all messages with the key "" go to the same shard. Without shards, the key is
+                "" by default.
             options: `headers` maps names to texts, numbers, flags or None. `priority` is a number
-                from 0 to 255. `expires` is how long the message may wait in a queue, and `delay`
-                how long feedbus delays it: a text such as "10m", or a number of seconds.
+                from 0 to 255. `expires` is the time for which the message may wait in a queue.
+                `delay` is the time by which feedbus delays the message. Both are a text such as
+                "10m", or a number of seconds.
 
         Raises:
             TypeError: an argument has a wrong type.
@@ -101,11 +103,11 @@ class Bus(ABC):
 
         Args:
             exchange: the name of the exchange in topology.toml.
-            columns: maps each field in which the records differ to a list with one value per
-                record.
+            columns: the fields in which the records differ. Each is mapped to a list with one value
+                per record.
             keys: a list with one routing key per record, or the name of the column that contains
                 them.
-            shared: maps each other field to the value that all records have.
+            shared: the other fields. Each is mapped to the value that all records have.
 
         Raises:
             TypeError: an argument has a wrong type.

@@ -123,8 +123,8 @@ def _retry_policy(then: Any = None, *, repeat: bool = False, **options: Any) -> 
 def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a dataclass of the topology from the loaded options of a table."""
     frozen = dict(options)
-    # The dataclasses have only `external_name`. The checks ensure that it is set if `external` is
-    # true, and only then.
+    # The dataclasses have no field for `external`. They need none: the checks ensure that
+    # `external_name` is set exactly if `external` is true.
     frozen.pop("external", None)
     for key in ("arguments", "environment", "handlers", "handlers_by_type", "payload"):
         if key in frozen:

@@ -80,8 +80,11 @@ class OrderDecisions:
         """Whether every record may be handled when it arrives.
 
         This is so if no record waits, no old queue exists, and no record waited when the consumer
-        began to read: such a record may arrive again in the consumer's own queue. If the result is
-        True, the decoder checks no keys.
+        began to read. If the result is True, the decoder checks no keys.
+
+        The last condition is for crashes. A process can end after it has sent a failed record to
+        the waiting queue, and before it acknowledges the record in its own queue. Then the record
+        is in both queues, and the own queue delivers it again.
         """
         waiting = self.waiting
         return waiting.predecessors is None and not (
@@ -113,9 +116,10 @@ class OrderDecisions:
           sent to the waiting queue.
         - The record is a requeued dead letter that blocks its key. It is sent to the waiting queue
           with its old position.
-        - The record is in the waiting queue already. Nothing is sent: the delivery is a repetition.
+        - The consumer's own queue delivers a record that is also in the waiting queue, because of a
+          crash. Nothing is sent: the record is handled when the waiting queue delivers it.
 
-        A record that was taken from the waiting records may be handled.
+        A delivery of the waiting queue may be handled: its turn has come.
 
         The decoder calls this for each record that has arrived, unless is_idle is true.
 
@@ -133,10 +137,10 @@ class OrderDecisions:
         if (
             delivery.redelivered
             and decoded.has_own_ids
-            # Two messages can have the same id, because a publisher has sent one message twice.
-            # Suppose that the first one has become a dead letter that blocks the key, and that the
-            # second one waits. If the dead letter is requeued, its delivery has the id of the
-            # waiting message, but is not a repetition of it.
+            # A publisher can send two messages with the same id. Suppose that the first one has
+            # become a dead letter that blocks the key, and that the second one waits. When the dead
+            # letter is requeued, its id is found among the ids of the waiting records. But it is
+            # another message: if it were taken for a repetition, it would be lost.
             and dead_letter is None
             and waiting.records_at_start.contain(queue.generation_number, message_id)
         ):
@@ -224,8 +228,9 @@ class OrderDecisions:
         """Whether an earlier dead letter of a record blocks its key already.
 
         An example is a requeued dead letter whose body cannot be decoded: the message that blocks
-        the key is still in the waiting queue. A second blocking message would block the key for
-        ever: when the dead letter is requeued again, its record replaces only the first one.
+        the key is still in the waiting queue. When a dead letter is requeued, its record
+        replaces only one blocking message. So a second blocking message would stay, and the key
+        would remain blocked.
 
         Args:
             decoded: the delivery that contains the record.

@@ -38,7 +38,7 @@ class Pack:
         keys_or_column: a list with the routing key of each record; or, as a text, the name of the
             column that contains the routing keys.
         shared: maps each field that has one value in all records to this value.
-        columns: maps each other field to a list with one value per record.
+        columns: the other fields. Each is mapped to a list with one value per record.
 
     """
 
@@ -64,7 +64,7 @@ class Pack:
             keys_or_column: a list with the routing key of each record; or, as a text, the name of
                 the column that contains the routing keys.
             shared: maps each field that has one value in all records to this value.
-            columns: maps each other field to a list with one value per record.
+            columns: the other fields. Each is mapped to a list with one value per record.
 
         """
         count = len(columns[keys_or_column] if isinstance(keys_or_column, str) else keys_or_column)

@@ -77,8 +77,8 @@ class Runner:
             crash_guard: finds messages that ended an earlier process of this consumer. Its file
                 also contains the deadline of the running handler.
             store: the store in whose transactions messages are handled.
-            on_ready: called once: when the consumer has tried to subscribe, or when it begins to
-                wait for another consumer or another host.
+            on_ready: called once, when the first of these happens: the consumer has subscribed, or
+                has found that another consumer reads its queue, or begins to wait for another host.
             on_hold: called with the reason when the consumer waits because of an outage or of
                 `waiting_limit`, and with "" when it continues.
             on_waiting: called with the counts of the records in waiting queues when they change.
@@ -281,6 +281,7 @@ class Runner:
             arrived = mode.receive(raw)
             # Both methods call the handlers, and settle deliveries. They return False if the
             # unsettled deliveries must be returned before the broker's consumer timeout expires.
+            # The run gives up after an outage that has lasted too long: it settles nothing more.
             in_time = mode.handle_waiting_records(raw) and (
                 not arrived or run.has_given_up or mode.handle_next(raw)
             )
