@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from feedbus import broker
+from feedbus import Message, broker
 from feedbus.broker.refused_messages import Refusal
 from feedbus.broker_names import Names
 from feedbus.bus import Bus
 from feedbus.bus.sender import Sender
 from feedbus.dead_letters.requeue import Requeue
-from feedbus.errors import BrokerOutage
+from feedbus.errors import BrokerOutage, Retry
 from feedbus.metrics import Metrics
 from feedbus.records import Records
 from feedbus.runner.queue_reader import QueueReader
@@ -208,6 +208,32 @@ def test_a_repeat_without_an_id_has_no_second_effect_and_is_counted(
     assert system.seen == [1]
     assert metrics.value("feedbus_taken_for_repeats_total", "work") >= 1
     assert system.ready() == {"work": 0}
+
+
+def test_a_retry_without_an_id_that_is_sent_twice_has_one_effect(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make(queue(once=True))
+    put_without_id(system, [1, 1, 2])
+    send, outages = Sender.send, [True]
+
+    def send_and_lose_the_confirms(sender: Sender, messages: Any) -> list[Refusal]:
+        refusals = send(sender, messages)
+        if outages:
+            outages.pop()
+            msg = "the connection was lost before the confirms"
+            raise BrokerOutage(msg)
+        return refusals
+
+    def fail_first(message: dict[str, Any], _bus: Bus, about: Message) -> None:
+        if about.attempt == 1:
+            raise Retry
+        system.note(message)
+
+    monkeypatch.setattr(Sender, "send", send_and_lose_the_confirms)
+    system.run(fail_first, idle_seconds=2.0)
+    assert sorted(system.seen) == [1, 1, 2]
+    assert not outages
 
 
 def test_a_message_without_an_id_that_ends_its_process_is_given_up_and_the_next_one_handled(

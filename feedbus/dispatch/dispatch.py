@@ -138,7 +138,9 @@ class Dispatch:
         # content of the message. So two equal messages have the same id, and on a queue with
         # `once = true` the second one would be ignored. This object makes the ids different.
         self._repeated_deliveries = (
-            RepeatedDeliveries(queue.name, store.inbox, metrics, self.clock.unique)
+            RepeatedDeliveries(
+                queue.name, store.inbox, metrics, self.clock.unique, in_order=order.is_ordered
+            )
             if queue.once
             else None
         )

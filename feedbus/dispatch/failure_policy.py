@@ -252,7 +252,7 @@ class FailurePolicy:
             self.names.dead(self.consumer.queue),
             delivery.body,
             delivery.properties.get("content_type"),
-            delivery.message_id,
+            delivery.retry_id or delivery.message_id,
             headers,
             "dead-letter",
             properties,

@@ -8,6 +8,10 @@ is being handled:
 - A message without the flag `redelivered` is certainly new. It gets another id.
 - A message with the flag can be new or repeated. If its id is in the inbox, feedbus treats it as
   repeated, and logs and counts it. Otherwise it gets another id.
+
+If a new message fails, its retry or dead letter gets an id with a unique part. A retry can be sent
+twice, because of an outage. Both messages have the same id, so the second one is repeated. With
+`order_by`, retries get no unique part: a record that waits is recognised by its position, too.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
 from feedbus.store import Inbox
 from feedbus.wire import Delivery
+from feedbus.wire.derived_ids import has_unique_part, with_unique_part
 
 events = EventLog(__name__)
 
@@ -31,7 +36,13 @@ class RepeatedDeliveries:
     """
 
     def __init__(
-        self, queue: str, inbox: Inbox, metrics: ConsumerMetrics, unique_digits: Callable[[], str]
+        self,
+        queue: str,
+        inbox: Inbox,
+        metrics: ConsumerMetrics,
+        unique_digits: Callable[[], str],
+        *,
+        in_order: bool,
     ) -> None:
         """Create the object for the inbox of a queue.
 
@@ -40,8 +51,10 @@ class RepeatedDeliveries:
             inbox: the inbox of the store.
             metrics: counts the messages that are treated as repeated deliveries.
             unique_digits: returns a text of digits that is different at each call.
+            in_order: whether the queue has `order_by`.
 
         """
+        self._in_order = in_order
         self._unique_digits = unique_digits
         self._queue = queue
         self._inbox = inbox
@@ -82,11 +95,12 @@ class RepeatedDeliveries:
     def _with_distinct_id(
         self, delivery: Delivery, handled_ids: set[str], unsettled_ids: set[str]
     ) -> Delivery:
-        if delivery.identified:
+        if delivery.identified or has_unique_part(delivery.message_id):
             return delivery
+        unique_id = with_unique_part(delivery.message_id, self._unique_digits())
         if delivery.message_id not in handled_ids | unsettled_ids:
             unsettled_ids.add(delivery.message_id)
-            return delivery
+            return delivery if self._in_order else replace(delivery, retry_id=unique_id)
         if delivery.redelivered and delivery.message_id in handled_ids:
             self._metrics.taken_for_repeats()
             events.warning(
@@ -98,4 +112,4 @@ class RepeatedDeliveries:
                 message_id=delivery.message_id,
             )
             return delivery
-        return replace(delivery, message_id=f"{delivery.message_id}.{self._unique_digits()[:16]}")
+        return replace(delivery, message_id=unique_id)

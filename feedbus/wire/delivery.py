@@ -64,6 +64,8 @@ class Delivery:
         undecodable: error texts, one for each field of the message that cannot be decoded, such as
             "the routing key is not UTF-8: …". No handler receives a message that has any.
         identified: whether the publisher gave a valid message id.
+        retry_id: the message id of a retry or dead letter of this message; "" if it is the same
+            as `message_id`.
 
     """
 
@@ -79,6 +81,7 @@ class Delivery:
     properties: Mapping[str, Any] = field(default_factory=dict)
     undecodable: Sequence[str] = ()
     identified: bool = True
+    retry_id: str = ""
 
     @classmethod
     def of(cls, message: Any) -> Delivery:

@@ -19,6 +19,7 @@ from feedbus.wire.constants import (
 )
 
 DIGITS = 32  # the hexadecimal digits of an id
+UNIQUE_DIGITS = 16  # those of its unique part
 # The properties from which the id is computed. A broker, or a change of a queue, may remove the
 # other properties of a message.
 IDENTIFYING = (
@@ -30,6 +31,27 @@ IDENTIFYING = (
     "type",
     "app_id",
 )
+
+
+def with_unique_part(message_id: str, digits: str) -> str:
+    """Return a derived id with a unique part, which distinguishes equal messages.
+
+    Args:
+        message_id: the derived id.
+        digits: a text of digits that no other message gets.
+
+    """
+    return f"{message_id}.{digits[:UNIQUE_DIGITS]}"
+
+
+def has_unique_part(message_id: str) -> bool:
+    """Whether a derived id has a unique part.
+
+    Args:
+        message_id: the id of a message to which its publisher has given none.
+
+    """
+    return message_id[DIGITS : DIGITS + 1] == "."
 
 
 def is_id(value: object) -> bool:

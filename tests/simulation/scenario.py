@@ -185,7 +185,8 @@ class Scenario:
         failing: one record in so many is refused at first, 0 for none.
         rejecting: one record in so many is rejected, 0 for none; with `block_on_dead`, only once.
         dropping: whether the operator drops some dead letters, and requeues only the others.
-        unidentified: one record in so many is published without a message id, 0 for none.
+        unidentified: one record in so many is published without a message id, 0 for none; see
+            without_id().
         delays: of its retries, in seconds.
         room: how many messages the queues of the shards accept, 0 without a limit.
         slow: whether handlers are so slow that messages wait in several generations.
@@ -262,8 +263,13 @@ class Scenario:
         return self.rejecting > 0 and (record.n * 5 + ord(record.key)) % self.rejecting == 0
 
     def without_id(self, record: Record) -> bool:
-        """Whether a record that is published alone gets no message id from its publisher."""
-        return self.unidentified > 0 and record.n % self.unidentified == 0
+        """Whether a record that is published alone gets no message id from its publisher.
+
+        None is if such a record can fail on a queue with `once`. A crash between the sending of its
+        retry and its acknowledgement would double its effect.
+        """
+        fails_once = self.kind == "once" and bool(self.failing or self.rejecting)
+        return self.unidentified > 0 and not fails_once and record.n % self.unidentified == 0
 
     @property
     def exchange(self) -> str:
