@@ -1,4 +1,8 @@
-"""Wait until the old generations, the replaced queues and the removed queues are empty."""
+"""Wait until the old generations, the replaced queues and the removed queues are empty.
+
+An old generation consists of the queues of a ring that a newer ring has replaced. A *fence* is a
+message that marks the end of a queue.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,11 @@ FENCE_SECONDS = 5.0  # between two fences in a removed queue that its consumer h
 class LeavingQueues:
     """The queues that the topology no longer has, while their consumers empty them.
 
-    A consumer may have received messages that the broker does not count as ready. So a queue that a
-    consumer reads as its own is ended by a fence: the consumer then deletes it. When the queue has
-    no ready messages, this object puts the fence into it. So a queue with `max_length` has room for
-    the fence.
+    The broker counts only the messages that are ready. A consumer may have received other messages
+    that it has not handled yet. So a count of 0 does not prove that the queue is empty. Only the
+    consumer can prove this. It does so when it receives a fence, and then deletes the queue. This
+    object puts the fence into the queue when the queue has no ready messages. At this moment, a
+    queue with `max_length` has room for the fence, too.
 
     apply() makes one object.
     """
@@ -50,8 +55,9 @@ class LeavingQueues:
     def messages_left(self) -> list[int | None]:
         """Return the number of ready messages of each queue; None if the queue is drained.
 
-        A queue that has no ready messages gets a fence. It gets another one if its consumer has not
-        deleted it after some time: the fence may have expired.
+        A queue that has no ready messages gets a fence. The fence may expire before the consumer
+        receives it. So if the consumer has not deleted the queue after FENCE_SECONDS, the queue
+        gets another fence.
         """
         return [self._messages_left(queue) for queue in self._queues]
 
@@ -123,11 +129,12 @@ def is_drained(
 def messages_left(connection: Connection, topology: Topology, leaving: LeavingQueues) -> int | None:
     """Return the number of messages in queues that drain; None if all of them are drained.
 
-    The queue of an old generation, `before` of a replaced queue, or a removed queue is drained only
-    when its consumer has deleted it.
+    A queue that drains gets no new messages, and its consumer empties it. Three kinds of queues are
+    drained only when the consumer has deleted them: the queues of old generations, the removed
+    queues, and the queues named `before`, which have the messages of replaced queues. An auxiliary
+    queue of a removed queue, such as a retry queue, is drained when it has no messages.
 
-    A queue that drains gets no new messages, and its consumer empties it. The caller calls this
-    until the result is None.
+    The caller calls this until the result is None.
 
     Args:
         connection: a connection to the broker.

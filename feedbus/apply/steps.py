@@ -75,10 +75,11 @@ class Supervisor(Protocol):
 def exclusive(topology: Topology) -> Iterator[None]:
     """Hold, during a `with` block, the lock of `feedbus apply` in the `var` folder.
 
-    `feedbus apply` makes and carries out its plan in the block, so only one runs on a host.
+    `feedbus apply` makes and carries out its plan in the block. So only one `feedbus apply` of a
+    project runs on a host.
 
     Args:
-        topology: the topology; the folder is that of its project.
+        topology: the topology; it names the `var` folder.
 
     Raises:
         UsageError: another `feedbus apply` is running.
@@ -114,8 +115,9 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         topology: the wanted state.
         plan: a new plan of this topology; the caller holds the lock of exclusive().
         supervisor: the supervisor of the running consumers; None if nothing runs.
-        wait: whether to wait until the old queues are drained. If it is False, and a
-            queue still has messages, apply() returns False.
+        wait: whether to wait until the old queues are drained: their consumers have handled all
+            messages and deleted the queues. If `wait` is False, and an old queue still has
+            messages, apply() returns False.
         report: called with a line for each change that was made.
         progress: called at each check with the number of messages that are left in queues that
             drain.
@@ -127,8 +129,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
 
     Raises:
         Outage: the broker does not answer.
-        UsageError: the plan is dangerous, another process uses an object that has to change, or
-            another host's file is newer.
+        UsageError: one of these is true: the plan is dangerous; another process uses an object that
+            has to change; another host's file is newer.
 
     """
     # apply() waits until the consumers have emptied these queues, and the retry queues of these
@@ -140,9 +142,9 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     ):
         _refuse(connection, topology, plan)
         exit_after_step("planned")
-        # The states of the rings before the first declaration. The list is empty until change() has
-        # declared the objects. If a queue is full, change() is called again. Then the list has an
-        # item, and change() only continues to switch the rings.
+        # This list is empty until change() has declared the objects. Then it has one item: the
+        # states of the rings before the declaration. If a queue is full, change() is called again.
+        # If the list has an item then, change() only continues to switch the rings.
         states_before: list[dict[str, RingState]] = []
 
         def change(channel: Channel) -> list[RingState]:

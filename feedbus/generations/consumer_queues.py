@@ -1,4 +1,8 @@
-"""The queues that a consumer reads: its own queue, and its share of the queues of old rings."""
+"""The queues that a consumer reads: its own queue, and its share of the queues of old rings.
+
+Each ring of an exchange, with its queues, is a *generation*. A *fence* is a message that marks the
+end of an old queue.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +35,15 @@ class ReadableQueue:
 
     Attributes:
         queue: the name of the queue on the broker.
-        exclusive: whether to subscribe exclusively: the broker then refuses other consumers.
-        needs_fence: whether the queue may have no fence, because the fence has expired, or because
-            the queue was full and refused it. The consumer that subscribes then puts a fence into
-            the queue, as soon as the queue gets no more messages (queue_phases.py).
+        exclusive: whether to subscribe exclusively. Then the broker refuses other consumers of the
+            queue.
+        needs_fence: whether the queue may have no fence. The fence may have expired, or the queue
+            was full and refused the fence. If this is True, the consumer that subscribes puts a
+            fence into the queue, as soon as the queue gets no more messages (queue_phases.py).
         generation_number: the number of the queue's generation.
         only_without_reader: whether the consumer subscribes only when the broker reports no other
-            reader of the queue. True for old queues, and for a queue that the topology no longer
-            has.
+            reader of the queue. It is True for old queues, and for a queue that the topology no
+            longer has, because only the single reader of a queue can prove that it is empty.
 
     """
 
@@ -52,11 +57,12 @@ class ReadableQueue:
 class ConsumerQueues:
     """Determines which queues of its exchange one consumer reads, and in which order.
 
-    The queues of an old generation are divided among the current consumers. Each queue is read up
-    to its fence, then deleted. A consumer reads its share of the old queues together with its own
-    queue. A record waits until the old queues that can have earlier records of its key are deleted.
-    If it is not known which old queues can have them, the consumer reads its own queue only after
-    all old queues are deleted.
+    The queues of an old generation are divided among the current consumers. Each old queue is read
+    up to its fence, then deleted. A consumer reads its share of the old queues together with its
+    own queue. A record in the own queue waits until the old queues that can have earlier records of
+    its key are deleted. For some queues, it is not known which old queues can have earlier records
+    of a key (predecessors.are_known()). Then the consumer reads its own queue only after all old
+    queues are deleted.
 
     The runner creates one ConsumerQueues object for each connection.
     """
@@ -75,8 +81,8 @@ class ConsumerQueues:
             consumer: the reader of the queues.
             states: maps the name of each x-consistent-hash exchange to the state of its ring on the
                 broker.
-            pause: waits a short time while other consumers read old queues; returns False when the
-                run is over.
+            pause: a function that waits a short time. It is called between two checks whether other
+                consumers have deleted their old queues. It returns False if the run is over.
 
         """
         self._topology = topology
@@ -84,18 +90,19 @@ class ConsumerQueues:
         self._consumer = consumer
         state = states.get(consumer.queue.exchange)
         self._state = state if state is None else _state_to_use(state, consumer.name)
-        # The own queue is an old queue in two cases: `_state` is the state before the switch, or a
-        # switch replaces the ring before this consumer subscribes. If the queue was full and had no
-        # consumer, the switch has put no fence into it.
+        # The own queue can be an old queue for two reasons. `_state` is the state before a switch
+        # that is not complete. Or another switch replaces the ring before this consumer subscribes.
+        # If the own queue is full and has no consumer at the end of the switch, the switch puts no
+        # fence into it.
         self._needs_fence = self._state is not None and (
             self._state != state or may_refuse(topology, self._state.current)
         )
         self._pause = pause
 
     def removal_reason(self, connection: Connection) -> str | None:
-        """Return why this consumer must end: its queue was removed. None if it has a queue.
+        """Return why this consumer must end, because its queue was removed; else None.
 
-        The runner calls this after each connect.
+        The runner calls this each time it has connected to the broker.
 
         Args:
             connection: the connection of the consumer.
@@ -104,7 +111,7 @@ class ConsumerQueues:
             A text for the log, or None.
 
         Raises:
-            BrokerOutage: the consumer's queue is missing.
+            BrokerOutage: the queue is missing on the broker, but was not removed from the topology.
 
         """
         if self._state is None:
@@ -137,18 +144,18 @@ class ConsumerQueues:
         return queue_removal.is_marked(connection, self._names, self._own_queue)
 
     def lists_to_read(self, connection: Connection) -> Iterator[Sequence[ReadableQueue]]:
-        """Yield lists of queues that the consumer reads one list after the other.
+        """Yield lists of queues; the consumer reads one list after the other.
 
-        The consumer reads all queues of a list at the same time until they have ended; then it asks
-        for the next list.
+        The consumer reads all queues of a list at the same time. When all of them have ended, the
+        consumer asks for the next list.
 
         Args:
             connection: the connection of the consumer.
 
         """
         if self._state is None:
-            # If the queue was declared again with other arguments, its earlier messages are in the
-            # queue `before`.
+            # If the queue was deleted and declared again with other arguments, its earlier messages
+            # are in the queue `before`, which is read first (queue_replacement.py).
             before = self._names.before(self._consumer)
             yield from self._unread_queues(connection, [ReadableQueue(before)])
             if broker.queue_exists(connection, before):
@@ -164,7 +171,8 @@ class ConsumerQueues:
             generation_number=current.number,
         )
         if self.reads_all_at_once:
-            # The newest queue comes first: its records do not wait for old records of other keys.
+            # The newest queue comes first: a record in this queue waits only for old records of its
+            # own key, so many of its records can be handled at once.
             old = [each for old in reversed(self._state.draining) for each in self._old_queues(old)]
             yield [own_queue, *(replace(each, only_without_reader=True) for each in old)]
             return
@@ -178,8 +186,8 @@ class ConsumerQueues:
     def reads_all_at_once(self) -> bool:
         """Whether the queues of all generations are read at the same time.
 
-        This is so if the exchange has old generations, and it is known which old queue can have
-        earlier records of a key.
+        The result is True if the exchange has old generations, and if it is known for each key
+        which old queues can have earlier records of the key.
         """
         return (
             self._state is not None
@@ -209,8 +217,8 @@ class ConsumerQueues:
             connection: the connection of the consumer.
 
         Returns:
-            True if they were removed. False if this has to be repeated, because another process
-            changes the state at this moment.
+            True if the old generations were removed. False if another process changes the state at
+            this moment: then the caller calls this again later.
 
         """
         assert self._state is not None  # noqa: S101 -- for the type checker
@@ -244,7 +252,7 @@ class ConsumerQueues:
         return current.number > self._state.current.number and self._reads_queue_of(current)
 
     def has_switched(self, connection: Connection) -> bool:
-        """Whether there is a newer ring, and this consumer reads its queue of that ring, too.
+        """Whether there is a newer ring with a queue that this consumer must also read now.
 
         The runner calls this often while it reads old queues.
 
@@ -278,12 +286,13 @@ class ConsumerQueues:
         """Yield the old queues when one of them has no reader, until all of them are deleted.
 
         Only the single reader of a queue can prove that the queue is empty. So this consumer reads
-        a queue when no other consumer reads it.
+        a queue only when no other consumer reads the queue.
 
-        This consumer must not wait until no queue of the list has another reader. Suppose that one
-        queue is full and has no reader. A switch can wait for room in this queue. Until the switch
-        is complete, the other queues get no fence, so their readers continue. If this consumer
-        waited for these readers, the switch would never be complete.
+        The list is yielded as soon as one of the queues has no reader, also if other queues still
+        have readers. Suppose that one queue is full and has no reader. A switch can wait for room
+        in the full queue. Until the switch is complete, the other queues get no fence, so their
+        readers continue to read. If this consumer waited until these readers have ended, the full
+        queue would never have room, and the switch would never be complete.
 
         Args:
             connection: a connection to the topology's broker.
@@ -300,11 +309,12 @@ class ConsumerQueues:
                 return
 
     def _removed_queue(self, connection: Connection) -> Iterator[Sequence[ReadableQueue]]:
-        """Yield the own queue when it has no reader, if it was removed from the topology.
+        """If the own queue was removed from the topology, yield it whenever it has no reader.
 
-        This is repeated until the queue is deleted on the broker. When several consumers read the
-        queue, each of them stops reading when it receives the fence. The last one deletes the
-        queue. If the last one ends without deleting the queue, another consumer reads it again.
+        This is repeated until the queue is deleted on the broker. If several consumers read the
+        queue, each of them stops reading when it receives the fence. The consumer that reads last
+        deletes the queue. If this consumer ends before it has deleted the queue, another consumer
+        reads the queue again.
         """
         own_queue = ReadableQueue(self._own_queue, only_without_reader=True)
         while self._is_removed(connection):
@@ -320,8 +330,9 @@ class ConsumerQueues:
         """Return whether a consumer must subscribe exclusively to a generation's queues.
 
         The result is False if the queues have a single active consumer: then the broker itself lets
-        only one consumer read at a time. The result is also False for queues that were declared
-        with other arguments: whether they have a single active consumer is not known here.
+        only one consumer read at a time. The result is also False if the queues were declared with
+        other arguments than the topology has now. It is not known here whether such queues have a
+        single active consumer.
         """
         queue = self._consumer.queue
         same_arguments = generation.shape == self._topology.generation(generation.exchange).shape
@@ -330,8 +341,8 @@ class ConsumerQueues:
     def _await_deletion(self, connection: Connection, queue: str) -> bool:
         """Wait until a queue is deleted; return False if the run ends or the ring changes first.
 
-        If the ring changes, the queues are divided again, and this consumer may get a queue that
-        was assigned to another consumer.
+        If the ring changes, the old queues are divided again among the new consumers. Then this
+        consumer may get a queue that was assigned to another consumer.
         """
         checks = itertools.count(1)
         while broker.queue_exists(connection, queue):
@@ -367,7 +378,7 @@ class ConsumerQueues:
         """Wait until all queues of a generation are deleted; then remove the generation.
 
         Returns:
-            False if the run ends, or the ring changes, before all are deleted.
+            False if the run ends, or the ring changes, before all these queues are deleted.
 
         """
         for queue in self._names.members(generation):
@@ -391,7 +402,7 @@ class ConsumerQueues:
         return True
 
     def _is_in_state(self, connection: Connection, generation: Generation) -> bool:
-        """Whether a generation is draining; True if the state cannot be read at this moment."""
+        """Whether the state has this old generation; True if the state cannot be read now."""
         channel = connection.channel()
         state = ring_state.read(channel, self._topology, generation.exchange)
         channel.close()
@@ -401,9 +412,10 @@ class ConsumerQueues:
 def _state_to_use(state: RingState, consumer: str) -> RingState:
     """Return the state that a consumer uses: the broker's state, or the state before the switch.
 
-    While a switch removes the shard of a consumer, the switch can wait for room in the queue of the
-    shard. The consumer to which this queue will be assigned does not know it yet. So the consumer
-    of the removed shard reads the queue until the switch is complete.
+    Suppose that a switch removes the shard of a consumer, and waits for room in the queue of this
+    shard. Another consumer will get the queue, but does not read it before the switch is complete.
+    So until then, the consumer of the removed shard continues to read the queue. It uses the state
+    before the switch, in which the shard exists.
     """
     if state.switch_complete or consumer in dict(state.current.members) or not state.draining:
         return state

@@ -26,19 +26,19 @@ def repeat_while_full(
     change: Callable[[Channel], Changed],
     on_full: Callable[[], None] = lambda: None,
 ) -> Changed:
-    """Call a function that switches rings under the topology's lock, until no queue is full.
+    """Call a function that switches rings, and repeat the call until no queue is full.
 
-    Between two calls, the lock is free. The consumers of old queues may need the lock before they
-    can make room in these queues.
+    During each call, this function holds the topology's lock. Between two calls, the lock is free,
+    because the consumers of old queues may need the lock before they can make room in the queues.
 
     Args:
         connection: a connection to the topology's broker.
         topology: the topology.
-        change: a function such as switch_ring(), called with a channel. If the function raises
-            NoRoomError, it is called again, and must then continue where it was interrupted. The
-            result of the function is returned.
-        on_full: called once if messages wait for room in a full queue. It starts the consumers of
-            the topology that do not run, because the full queue may have no other consumer.
+        change: a function that calls switch_ring(). It is called with a channel. If it raises
+            NoRoomError, it is called again, and must then continue where it was interrupted. Its
+            result is returned.
+        on_full: called once if messages wait for room in a full queue. It starts the consumers that
+            do not run: perhaps no running consumer reads the full queue.
 
     Raises:
         UsageError: another process holds the lock for too long.
@@ -54,8 +54,9 @@ def repeat_while_full(
             if not waits:
                 _report(error.generation)
                 on_full()
-                # If the switch to the ring of the full queue was interrupted, its consumers may
-                # still read only the ring before it.
+                # The full queue can be in a ring whose consumers do not read it yet. This is so if
+                # an earlier process has switched to this ring, and was killed before it notified
+                # the consumers. They still read only the older ring, so they are notified now.
                 states = ring_state.exact_states(connection, topology)
                 notify_consumers(connection, topology, states.values())
             waits = True

@@ -1,4 +1,8 @@
-"""The messages that arrive during a switch: they are held, then appended to an old ring."""
+"""The messages that arrive during a switch of rings: they are held, then appended to the old ring.
+
+While the entry (the exchange to which publishers publish) has no ring, the broker puts messages
+into the queue of its alternate exchange. These are the held messages.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,12 @@ from feedbus.wire.outgoing_message import Moved
 
 
 class NoRoomError(Exception):
-    """A queue is full, so that a held message cannot be appended to it yet.
+    """A queue of a ring is full, so a held message cannot be appended to this queue yet.
 
-    append_held() raises it. The switch is then repeated until the queue has room.
+    append_held() raises this error. Then the switch is repeated until the queue has room.
 
     Attributes:
-        generation: the ring of the queue.
+        generation: the generation to which the full queue belongs.
 
     """
 
@@ -39,7 +43,10 @@ def append_held(
 ) -> None:
     """Append held messages, in their order, to the first of these generations that has queues.
 
-    It is called during and after a switch of rings: messages that arrive meanwhile are held.
+    If the first generation has no queue for a message, the message goes to the next generation.
+
+    switch_ring() calls this at the end of a switch. If no switch is needed, it also calls this,
+    because a slow broker may have held a message after the end of the last switch.
 
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.
@@ -48,15 +55,18 @@ def append_held(
         generations: the generations, the preferred one first.
 
     Raises:
-        NoRoomError: a queue is full. The messages that are not appended yet are still held.
+        NoRoomError: a queue is full. The messages that were not appended stay in the queue of held
+            messages.
         Outage: no generation has a queue for a message.
 
     """
     # If a queue may be full, messages are appended one by one. So no message overtakes a message
-    # that the full queue has refused. A queue that is never full refuses messages only for a short
-    # time, for example while it has no leader. So the publisher tries again without a time limit.
+    # that the full queue has refused. If no queue can be full, a queue refuses messages only for a
+    # short time, for example while it has no leader. Then the publisher tries again without a time
+    # limit.
     one_by_one = any(may_refuse(names.topology, generation) for generation in generations)
-    # An operator may have deleted the exchange of an old ring.
+    # An operator may have deleted the exchange of an old ring. Such a ring is left out, because the
+    # broker closes the channel when a message is published to a missing exchange.
     existing = [
         generation
         for generation in generations
@@ -93,17 +103,17 @@ def append_held(
 def may_refuse(topology: Topology, generation: Generation) -> bool:
     """Whether a queue of a ring may refuse messages, because it is full.
 
-    This depends on the arguments of the queues, such as a maximal length. Messages are then
-    appended one by one, so that none overtakes a refused one.
+    A full queue refuses messages if it was declared with overflow `reject-publish`. If the result
+    is True, held messages are appended one by one, so that no message overtakes a refused one.
 
     Args:
-        topology: the topology of the ring.
+        topology: the topology, which declares the current arguments of the queues.
         generation: the generation of the ring.
 
     """
     exchange = generation.exchange
     if generation.shape != topology.generation(exchange).shape:
-        return True  # the arguments of its queues are not known here
+        return True  # its queues have other arguments, which are not known here
     queues = [each for each in topology.queues.values() if each.exchange == exchange]
     overflows = [each.overflow or each.arguments.get("x-overflow") for each in queues]
     return any(str(each).startswith("reject-publish") for each in overflows)

@@ -8,8 +8,8 @@ from feedbus import broker
 from feedbus.clock import Clock
 from feedbus.wire.amqp_protocols import Connection
 
-# RabbitMQ counts the consumers of a lost connection until it notices the loss: after a leader
-# election for a moment, and after the loss of a host for up to two heartbeats of 12 s.
+# RabbitMQ still counts the consumers of a lost connection until it notices the loss. After a leader
+# election, this takes a moment. After the loss of a host, it takes up to two heartbeats of 12 s.
 LEAVE_SECONDS = 25.0
 LEAVE_PAUSE_SECONDS = 0.1  # between two checks
 
@@ -19,8 +19,9 @@ def wait_for_consumers_to_leave(
 ) -> list[str]:
     """Wait until queues have no consumer; return the queues that still have one after 25 s.
 
-    A caller that refuses to change a queue in use calls it first. Otherwise it could refuse because
-    of a consumer whose connection is lost.
+    A function that refuses to change a queue with a consumer calls this first. Otherwise, the
+    function could refuse because of a consumer whose connection is lost, but which RabbitMQ still
+    counts.
 
     Args:
         connection: a connection to the broker of the queues.

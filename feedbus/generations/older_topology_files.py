@@ -1,4 +1,8 @@
-"""Hosts whose files differ: the older file does not replace the ring of the newer one."""
+"""Hosts whose topology files differ: an older file must not replace the ring of a newer file.
+
+The state of a ring contains its source: which file has declared the current ring, and on which
+host.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from feedbus.hosts.topology_file import TopologyFile
 from feedbus.topology import Generation, Topology
 from feedbus.units import counted
 
-MAX_REPLACED = 20  # the number of replaced rings that a state contains
+MAX_REPLACED = 20  # the largest number of replaced rings that a state contains
 
 
 def refuse_older(states: Iterable[RingState], topology: Topology) -> None:
@@ -24,8 +28,9 @@ def refuse_older(states: Iterable[RingState], topology: Topology) -> None:
         topology: the topology of the file.
 
     Raises:
-        UsageError: the current ring was declared from a newer file of another host; or the ring
-            that this file asks for was already replaced.
+        UsageError: the current ring was declared by a file of another host, and at least one of
+            these is true: that file is newer; the ring that this host's file declares was already
+            replaced.
 
     """
     for state in states:
@@ -73,9 +78,9 @@ def refusal_reason(state: RingState, topology: Topology) -> str:
 
 
 def with_newer_source(state: RingState, topology: Topology) -> RingState:
-    """Return the state with this host's file as its source, if this file is newer.
+    """Return the state with this host's file as its source, if this file is newer than the source.
 
-    It is used if the current ring is the one that this file declares, or is the first ring.
+    switch_ring() calls this if this host's file declares the current ring or the first ring.
 
     Args:
         state: the state of the ring of the exchange.
@@ -91,12 +96,13 @@ def with_newer_source(state: RingState, topology: Topology) -> RingState:
 
 
 def with_replaced_ring(state: RingState, topology: Topology, wanted: Generation) -> RingState:
-    """Return the state with this host's file as its source, and the current ring as replaced.
+    """Return the state with this host's file as its source, and with the current ring as replaced.
+
+    The state has a list of replaced rings. If a file of another host declares a ring of this list
+    later, that file is refused.
 
     If the wanted ring has the same members and arguments as the current one, the state is returned
-    unchanged.
-
-    switch_ring() writes this state. A file that declares a replaced ring is refused later.
+    unchanged. Then the current ring is replaced only because it is disordered.
 
     Args:
         state: the state of the ring on the broker.

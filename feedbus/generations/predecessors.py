@@ -15,14 +15,14 @@ NO_QUEUES: frozenset[str] = frozenset()
 def are_known(topology: Topology, queue: Queue) -> bool:
     """Whether it is known, for each record of a queue, which older queue can have its key.
 
-    Usually the result is True. It is False in these cases:
+    If the result is True, consumers read old queues together with new ones. Then a new record waits
+    until the old queues that can have its key are deleted. The result is False in these cases:
 
     - The ring hashes another value than the routing key.
-    - The queue has no `order_by`, so it has no waiting queue.
-    - The queue has `block_on_dead`. A requeued dead letter takes the position of the record that
-      blocks its key, so both must be in the same queue.
-
-    If it is True, consumers read old queues together with new ones.
+    - The queue has no `order_by`. So it has no waiting queue, in which a record could wait.
+    - The queue has `block_on_dead`: a dead letter blocks its key. When the dead letter is requeued,
+      it takes the position of the message that blocks the key. So the dead letter and this message
+      must be in the same queue.
 
     Args:
         topology: the topology of the queue.
@@ -47,7 +47,7 @@ class Predecessors:
         Args:
             names: builds the names of queues.
             state: the state of the ring.
-            queues: the existing queues of its draining generations.
+            queues: the queues of the old generations in this state, without the deleted queues.
 
         """
         self.queues = set(queues)
@@ -66,7 +66,8 @@ class Predecessors:
         It is called for each record of a newer queue: the record waits for these queues.
 
         Args:
-            generation_number: the queues of earlier generations are returned.
+            generation_number: the number of the generation of the record. Only queues of earlier
+                generations are returned.
             routing_key: the key by which the rings select a shard.
 
         """
@@ -79,9 +80,9 @@ class Predecessors:
         return queues
 
     def forget_deleted(self, queues: Collection[str]) -> None:
-        """Register that queues were deleted.
+        """Register that queues were deleted, so that no record waits for them any more.
 
-        The consumer calls this when it has found that they are deleted.
+        The consumer calls this when it has found that these queues are deleted.
 
         Args:
             queues: the names of the deleted queues on the broker.
@@ -101,9 +102,9 @@ class Predecessors:
 
     @property
     def oldest_generation_number(self) -> int | None:
-        """The number of the oldest generation with a queue, or None if no queue is left.
+        """The number of the oldest generation that still has a queue; None if no queue is left.
 
-        While too many records wait, only deliveries of this generation are handled.
+        While too many records wait for old queues, only deliveries of this generation are handled.
         """
         for number, members, _ in self._rings:
             if not self.queues.isdisjoint(members.values()):

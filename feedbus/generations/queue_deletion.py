@@ -1,4 +1,4 @@
-"""Delete a queue that has no consumer: either only if it is empty, or with its messages."""
+"""Delete a queue that has no consumer; the caller chooses whether its messages may be deleted."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from feedbus.wire.amqp_protocols import Connection
 def remove_queue(
     connection: Connection, topology: Topology, queue: str, *, nonempty: bool = False
 ) -> str:
-    """Delete a queue that has no consumer; return why it was not deleted, or "".
+    """Delete a queue that has no consumer.
 
-    The reason is a text for the operator. `feedbus apply` calls this for a queue that the topology
-    no longer has.
+    `feedbus apply` calls this for a queue that the topology no longer has.
 
     Args:
         connection: a connection to the queue's broker.
         topology: the topology of the queue.
         queue: the name of the queue on the broker.
-        nonempty: whether the queue may be deleted with its messages.
+        nonempty: whether the queue may be deleted with its messages. If it is False, the queue is
+            deleted only if it is empty.
+
+    Returns:
+        "" if the queue was deleted, else a text for the operator: why the queue was not deleted.
 
     """
     if not nonempty:

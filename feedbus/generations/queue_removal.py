@@ -1,13 +1,14 @@
-"""The mark of a removed queue, which its consumers empty and delete, and the fence that ends it.
+"""The end of a queue that was removed from the topology: its mark on the broker, and its fence.
 
-The topology has no such queue any more, but the queue may still have messages. They are ready, or a
-consumer has received them, or they wait in retry queues. No program but the consumers knows when
-all of them are handled. So `feedbus apply` removes the bindings of the queue, and then the queue
-ends like an old queue of a ring: `feedbus apply` puts a fence into it, and the last consumer of the
-queue proves that it is empty, and deletes it.
+A removed queue may still have messages. These messages are ready, or a consumer has received them,
+or they wait in retry queues. Only the consumers know when all these messages are handled. So
+`feedbus apply` removes the bindings of the queue, and then the queue ends like an old queue of a
+ring. `feedbus apply` puts a *fence* into the queue, a message that marks its end. The last consumer
+of the queue proves that the queue is empty, and deletes the queue.
 
-Any program can publish a fence. So a consumer accepts the fence only if the mark of the queue
-exists: an exchange without bindings. If the topology gets the queue again, the mark is deleted.
+Any program can publish a fence. So a consumer accepts the fence of a removed queue only if the
+queue has a *mark*: an exchange without bindings, whose name contains the name of the queue. If the
+queue is added to the topology again, the next declaration deletes the mark.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from feedbus.broker_names import Names, Role, has_role
 from feedbus.generations.probes import fence_message
 from feedbus.wire.amqp_protocols import Channel, Connection
 
-# The roles of queues that are not read until their end: they are empty when the queue of their
-# owner is deleted.
+# The roles of the auxiliary queues of a queue. Auxiliary queues get no fence. The consumer handles
+# their retries and waiting records before it deletes the queue. Then `feedbus apply` deletes the
+# auxiliary queues.
 AUXILIARY = {Role.DEAD, Role.WAITING, Role.RETRY, Role.PARKED}
 
 
 def ends_with_fence(queue: str) -> bool:
-    """Whether a queue is read by a consumer as its own queue, so that a fence can end it.
+    """Whether a consumer reads this queue as its own queue, so that a fence can end the queue.
 
     Args:
         queue: the name of the queue on the broker.
@@ -36,7 +38,7 @@ def ends_with_fence(queue: str) -> bool:
 def mark(channel: Channel, names: Names, queue: str) -> None:
     """Mark a queue as removed from the topology; `feedbus apply` calls this.
 
-    The queue has no bindings any more.
+    The caller has removed the bindings of the queue.
 
     Args:
         channel: a channel to the broker.
@@ -60,7 +62,9 @@ def is_marked(connection: Connection, names: Names, queue: str) -> bool:
 
 
 def put_fence(connection: Connection, queue: str) -> None:
-    """Put a fence to the end of a removed queue; a full queue may refuse it.
+    """Put a fence at the end of a removed queue.
+
+    A full queue may refuse the fence. The caller puts another fence into the queue later.
 
     Args:
         connection: a connection to the broker.

@@ -1,16 +1,17 @@
 """Replace a queue by a queue with other arguments; no message is lost, the order is kept.
 
 A queue's arguments cannot be changed, so the queue has to be deleted and declared again, while
-messages arrive. An additional exchange, the gate, is put before the queue. While the gate is
-closed, messages that arrive go to its alternate exchange, and are held:
+messages arrive. An additional exchange, the *gate*, is put in front of the queue. While the gate is
+closed, messages that arrive go to the alternate exchange of the gate, and are held in the queue
+`gate.held`:
 
     exchange ──▶ gate ──▶ queue            the gate is open: as before
     exchange ──▶ gate ──▶ gate.held        the gate is closed: the queue is not bound to the gate
 
-While the gate is closed, the messages of the old queue are moved to the queue `before`. The old
-queue is deleted, and the new one is declared. Then the gate is opened, and the held messages are
-appended to `before`. After the replacement, a consumer reads `before` first, up to the fence that
-ends it.
+While the gate is closed, the messages of the old queue are moved to another queue, named `before`.
+The old queue is deleted, and the new one is declared. Then the gate is opened, and the held
+messages are appended to `before`. After the replacement, a consumer first reads `before`, up to its
+*fence*, a message that marks the end of a queue. Then the consumer reads the new queue.
 
 During the replacement, the consumers of the queue are stopped, and the caller holds the topology's
 lock. Retries of the queue are *parked*: they are in another queue, until unpark() moves them back.
@@ -55,7 +56,7 @@ def has_arguments(found: SeenQueue, wanted: dict[str, Any]) -> bool:
 
     Args:
         found: the queue on the broker.
-        wanted: the arguments; an argument with the value of its default may be missing.
+        wanted: the arguments. A missing argument is the same as an argument with its default value.
 
     """
     return not find_differences(found.arguments, wanted)
@@ -64,7 +65,8 @@ def has_arguments(found: SeenQueue, wanted: dict[str, Any]) -> bool:
 def has_other_arguments(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
     """Whether the queue of a consumer exists with other arguments; False for a queue of a ring.
 
-    Then the queue has to be replaced: `feedbus plan` shows this, and `feedbus apply` does it.
+    If the result is True, the queue has to be replaced: `feedbus plan` shows the replacement, and
+    `feedbus apply` carries it out.
 
     Args:
         topology: the topology, which declares the arguments.
@@ -81,8 +83,8 @@ def has_other_arguments(topology: Topology, consumer: Consumer, seen: Inventory)
 def is_begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
     """Whether a replacement of a consumer's queue was begun, but not finished.
 
-    Then the broker has the gate of the queue: the exchange in front of the queue. `feedbus up` and
-    `feedbus apply` then finish the replacement.
+    During a replacement, the broker has the gate of the queue: the exchange in front of the queue.
+    If the result is True, `feedbus up` and `feedbus apply` finish the replacement.
 
     Args:
         topology: the topology.
@@ -96,11 +98,11 @@ def is_begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
 def parked_retry_queues(topology: Topology, seen: Inventory) -> list[tuple[str, str]]:
     """Return a pair of names for each retry queue whose retries are still parked.
 
-    The first is the name of the queue in topology.toml, the second is the name of the retry queue
-    on the broker.
+    The first name is that of the queue in topology.toml, the second is that of the retry queue on
+    the broker.
 
-    Retries are parked in another queue while their retry queue is declared again. After an
-    interruption, unpark() must still move them back.
+    Retries are parked in another queue while their retry queue is declared again. If the process is
+    killed meanwhile, the retries stay parked until the next process calls unpark().
 
     Args:
         topology: the topology.
@@ -196,8 +198,9 @@ def park(connection: Connection, topology: Topology, queue: Queue, retry_queue: 
 def unpark(connection: Connection, topology: Topology, queue: Queue, retry_queue: str) -> None:
     """Move parked retries back to their retry queue.
 
-    If the topology has no such retry queue any more, the retries go to the queue of their records
-    instead, or to the entry of its ring. Then a consumer handles them immediately.
+    If the topology has no such retry queue any more, the retries go to the queue of their records.
+    If this queue has shards, the retries go to the entry, the exchange in front of the ring. Then a
+    consumer handles them immediately.
 
     `feedbus up` and `feedbus apply` call this after the retry queue was declared again.
 
@@ -288,7 +291,7 @@ class QueueReplacement:
         """Wait until the queue has no consumer, so that all unacknowledged messages are back in it.
 
         Raises:
-            UsageError: it still has a consumer after LEAVE_SECONDS.
+            UsageError: the queue still has a consumer after LEAVE_SECONDS.
 
         """
         if wait_for_consumers_to_leave(self.connection, self._clock, [self._queue]):
@@ -316,11 +319,12 @@ class QueueReplacement:
             gate, "fanout", durable=True, auto_delete=False, arguments=alternate
         )
         direct = [one for one in seen.bound_to("queue", self._queue) if one.source != gate]
-        # If an interrupted call has already put the gate, the gate may be closed, and stays closed.
+        # An interrupted call may have put and closed the gate already. Then the queue has no direct
+        # bindings, and the gate has bindings. In this case the gate stays closed.
         if direct or not seen.bound_to("exchange", gate):
-            # Until the direct bindings are removed, messages reach the queue by these and by the
-            # gate. But a broker puts a message into a queue only once, even if several bindings
-            # match.
+            # Until the direct bindings are removed, a message has two ways to the queue: a direct
+            # binding, and the gate. But a broker puts a message into a queue only once, even if
+            # several bindings match.
             channel.queue_bind(self._queue, gate, "")
         exchange = self._names.exchange(self.consumer.queue.exchange)
         for key in queue_arguments.binding_keys(self.consumer.queue):
@@ -341,15 +345,16 @@ class QueueReplacement:
 
     def _retry_queues(self, seen: Inventory) -> Iterator[str]:
         # The retry queues send their messages to the queue by its name. While the queue does not
-        # exist, these messages would be lost.
+        # exist, these messages would be lost. So the retries are parked before the queue is
+        # deleted.
         return (name for name in seen.queues if derived(name) == Derived(self._queue, Role.RETRY))
 
     def _empty(self) -> None:
         """Move the messages of the old queue to the queue `before`, and delete the old queue."""
         before = self._names.before(self.consumer)
-        # An attempt fails if the queue has a consumer or no leader. A queue without a leader has no
-        # consumers either. Then _await_consumers() returns at once, and the loop tries again until
-        # the queue has a leader.
+        # An attempt fails if the queue has a consumer, or if it has no leader. For a queue without
+        # a leader, the broker reports no consumers. Then _await_consumers() returns at once, and
+        # the loop tries again until the queue has a leader.
         while _try_to_delete(self.connection, self.topology, self._queue, before):
             self._await_consumers()
 
@@ -361,7 +366,7 @@ class QueueReplacement:
         self._await_arrivals()
 
     def _append_held(self) -> None:
-        """Append the held messages to `before`, then end it with a fence, or delete it if empty."""
+        """Append the held messages to `before`; then put a fence there, or delete it if empty."""
         before, held_name = (
             name(self.consumer) for name in (self._names.before, self._names.gate_held)
         )

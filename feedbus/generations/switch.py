@@ -1,10 +1,14 @@
 """The switch from one generation of a ring to the next.
 
-The steps are in docs/internals/resharding.md. The state of a ring is one message, and the broker
-keeps two copies of it (ring_state.py). Consumers and publishers read the copy in the readers'
-queue. Processes that change the state read the copy in the ledger. The state also names its
-*source*, the topology file that asked for the current ring. So a host with an older file can see
-that it must not replace this ring.
+A ring is an x-consistent-hash exchange with the queues of its shards. If the shards, their weights
+or the arguments of their queues change, a new ring with new queues is declared: a new *generation*.
+The steps of the switch are in docs/internals/resharding.md.
+
+The *state* of a ring says which generation is current, and which old ones still have queues. The
+state is one message, and the broker keeps two copies of this message (ring_state.py). Consumers and
+publishers read the copy in the readers' queue. Processes that change the state read the copy in the
+ledger. The state also contains its *source*: which topology file has declared the current ring, and
+on which host. So a host with an older file can see that it must not replace this ring.
 """
 
 from __future__ import annotations
@@ -38,14 +42,16 @@ def switch_ring(
 ) -> RingState:
     """Switch to the ring that the topology declares, and return the resulting state.
 
-    Messages that arrive during the switch are held. Then they are appended to the queues of the old
-    ring, whose records are handled before the records of the new ring. So each key stays in order.
-    If the process is killed, call the function again: every step can be repeated. The new call
-    first completes the interrupted switch, even if the topology has changed since.
+    Messages that arrive during the switch are held in a queue of their own. Then they are appended
+    to the queues of the old ring. The records in these queues are handled before the records of the
+    new ring, so each key stays in order. If the process is killed, call the function again: every
+    step can be repeated. The new call first completes the interrupted switch, even if the topology
+    has changed since.
 
-    The current ring is also replaced if it is disordered. A broker that restarts can bind the
-    queues of a ring again, in another order than feedbus. The order of the bindings determines the
-    shard of a key. So in a disordered ring, keys reach shards that do not own them.
+    A *disordered* ring is replaced, too, even if the topology declares the same shards. A broker
+    that restarts can bind the queues of a ring again, in another order than feedbus. The order of
+    the bindings determines the shard of a key. So in a disordered ring, keys reach shards that do
+    not own them.
 
     After this function, the caller calls switch_notices.notify_consumers().
 
@@ -53,13 +59,14 @@ def switch_ring(
         channel: a channel to the broker; the caller holds the topology's lock.
         topology: the topology.
         exchange: the name of the exchange.
-        report: called with a text for the operator if the switch takes long.
+        report: called with a text for the operator if the switch has to wait until the new queues
+            are on the broker's disk.
 
     Raises:
         NoRoomError: a full queue has no room for a held message. The switch is interrupted. The
             caller releases the lock for a moment, and calls the function again.
         Outage: no shard accepts a held message.
-        UsageError: the queues with the state of the ring have messages that feedbus did not write.
+        UsageError: neither the ledger nor the readers' queue has a state that feedbus has written.
 
     """
     names = Names(topology)
@@ -93,8 +100,9 @@ def switch_ring(
             disordered=False,
             disordered_draining=(*state.disordered_draining, *disordered),
         )
-    # The readers' queue and the ledger are declared first. declare_ring() declares the new queues,
-    # and waits until the broker has written all these queues to its disk.
+    # The readers' queue and the ledger are declared before the new queues. declare_ring() declares
+    # the new queues. Then it waits until the broker has written its queues to its disk. So after
+    # this wait, the readers' queue and the ledger are on the disk, too.
     ring_state.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
     exit_after_step("declared")
@@ -114,8 +122,8 @@ def _carry_out(channel: Channel, names: Names, state: RingState) -> RingState:
     _connect(channel, names, state.current)
     exit_after_step("connected")
     if state.draining:
-        # A message that the broker has routed to an old queue may arrive there later. The held
-        # messages must come after it.
+        # The broker may already have routed a message to an old queue, and the message arrives
+        # there only a moment later. The held messages must come after this message.
         channel.connection.clock.sleep(broker.in_flight_seconds(names.topology))
     # The held messages go to the newest old ring. Consumers do not delete its queues before the
     # switch is complete. If an operator has deleted them, the held messages go to the new ring.
@@ -194,8 +202,9 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
         disordered = (each for each in state.disordered_draining if each != generation.number)
         state = replace(state, draining=remaining, disordered_draining=tuple(disordered))
     # The state is written even if the ledger has this state already. write() writes the ledger
-    # first, and then the readers' queue. If a process is killed between these steps, the
-    # consumers still read the earlier state, and one of them calls this function again.
+    # first, and then the readers' queue. If an earlier call was killed between these steps, the
+    # readers' queue still has the earlier state. A consumer reads the earlier state, and calls this
+    # function again. This call must then write the readers' queue.
     ring_state.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
 
@@ -241,8 +250,9 @@ def record_disorder(channel: Channel, topology: Topology, generation: Generation
     """Mark a ring as disordered in its state.
 
     In a disordered ring, keys reach shards that do not own them (see switch_ring()). A consumer
-    calls this function when it finds such a ring. The next call of switch_ring() makes a new
-    generation with the same shards.
+    calls this function when it finds such a ring. If the ring is current, the next call of
+    switch_ring() makes a new generation with the same shards. If the ring is old, new records then
+    wait for all its queues, because each of them can have records of any key.
 
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.

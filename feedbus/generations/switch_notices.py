@@ -1,4 +1,9 @@
-"""Notify the consumers of old rings of a switch: by notices, and by fences in the old queues."""
+"""Notify the consumers of old rings that a switch has replaced their ring.
+
+A consumer of an old ring gets two messages. A *fence* marks the end of its old queue. A *notice* is
+a fence in its waiting queue (the queue of records that wait for earlier ones): it arrives before
+the consumer has read the backlog of the old queue, and contains the new generation.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +22,17 @@ from feedbus.wire.amqp_protocols import Connection
 def notify_consumers(
     connection: Connection, topology: Topology, states: Iterable[RingState]
 ) -> None:
-    """Notify the consumers of all old queues that get no more messages.
+    """Publish notices and fences to the consumers of old queues that get no more messages.
 
-    If a call is interrupted, the next call does the rest. The caller does not hold the topology's
-    lock: a fence can wait for room in a full queue, and the consumer of that queue may need the
-    lock before it can make room.
+    If a call is interrupted, the next call publishes all notices and fences again. The caller does
+    not hold the topology's lock. The reason is that a fence can wait for room in a full queue, and
+    the consumer of the full queue may need the lock before it can make room.
 
     Args:
         connection: a connection to the topology's broker.
         topology: the topology.
-        states: the states of the rings. If a switch is not complete, only the consumers of the
-            rings before it are notified.
+        states: the states of the rings. If a switch is not complete, the ring that it replaces can
+            still get held messages. Then only the consumers of even older rings are notified.
 
     """
     names = Names(topology)
@@ -43,11 +48,12 @@ def notify_consumers(
 def put_notices(connection: Connection, names: Names, old: Generation, current: Generation) -> None:
     """Notify the consumers of an old ring that it was replaced, before they reach the fences.
 
-    The notice is a fence in the waiting queue of each queue. It contains the current generation. So
-    the consumers do not all read the state at the same time, which only one process can do. A
-    consumer that receives the notice then also reads its new queue. A consumer without a waiting
-    queue, or of an earlier version, begins with its new queue later: it gets no notice, and reads
-    the state when it receives the fence of its queue.
+    The notice is a fence in the waiting queue of each old queue. The notice contains the current
+    generation, so its receiver need not read the state of the ring. Only one process at a time can
+    read the state, and without the notice all consumers would read it at once. A consumer that
+    receives the notice begins to read its new queue, too. A consumer without a waiting queue, or
+    with an earlier version of feedbus, does not use the notice. It reads the state when it receives
+    the fence of its old queue, and only then begins with its new queue.
 
     Args:
         connection: a connection to the broker.
@@ -66,13 +72,13 @@ def put_notices(connection: Connection, names: Names, old: Generation, current: 
 def put_fences(connection: Connection, names: Names, old: Generation) -> None:
     """Publish a fence to each queue of a ring.
 
-    The consumer that receives the fence reads the state of the ring. If the queue belongs to an old
-    generation, the consumer proves that it is empty and deletes it. The switch is already complete,
-    so the consumer can do this at once.
+    The consumer that receives the fence reads the state of the ring. If the state says that the
+    queue is old and gets no more messages, the consumer proves that the queue is empty, and deletes
+    the queue.
 
     A full queue refuses the fence. If the queue has a consumer, the fence is published again until
-    the consumer has made room. Otherwise the queue gets no fence: the next consumer that reads the
-    queue publishes one.
+    the consumer has made room. If the queue has no consumer, it gets no fence now: the next
+    consumer that reads the queue publishes a fence to it.
 
     Args:
         connection: a connection to the broker.

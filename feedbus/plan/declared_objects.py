@@ -19,9 +19,9 @@ from feedbus.topology import Consumer, Exchange, Schedule, Topology
 
 
 def consumers_on_no_ring(topology: Topology) -> Iterator[Consumer]:
-    """Yield the consumers whose queue is on no ring, and is declared by feedbus.
+    """Yield each consumer whose queue is on no ring, unless the queue is external.
 
-    The topology declares an external queue as existing, so its consumer is left out.
+    An external queue belongs to another system. feedbus does not declare or change it.
 
     Args:
         topology: the topology.
@@ -51,7 +51,7 @@ def schedule_text(schedule: Schedule) -> str:
 class DeclaredObjects:
     """Compares the declared objects with the broker's objects, and adds each change to a list.
 
-    The comparison of a topology with its broker, for a plan, has one DeclaredObjects object.
+    Comparison.compare(), which finds the changes of a plan, creates one DeclaredObjects object.
 
     Attributes:
         topology: the wanted state.
@@ -130,10 +130,10 @@ class DeclaredObjects:
                 yield consumer.name
 
     def parked_retry_queues(self) -> None:
-        """Add a change to `changes` for each queue with parked retries, which are moved back.
+        """Add a change to `changes` for each queue with parked retries.
 
-        An interrupted `feedbus apply` has moved the retries there, to declare their retry queue
-        again.
+        `feedbus apply` moves (parks) retries to such a queue while it declares their retry queue
+        again. If it is killed meanwhile, the next `feedbus apply` moves the retries back.
         """
         for _, name in queue_replacement.parked_retry_queues(self.topology, self.seen):
             reason = "an interrupted apply has moved retries here; they are moved back"
@@ -170,10 +170,14 @@ class DeclaredObjects:
                 self._note("create", "schedule", schedule.name, schedule_text(schedule))
 
     def timer(self) -> Iterator[SeenBinding]:
-        """Add changes of the timer, the exchanges and queues in which delayed messages wait.
+        """Add changes of the timer to `changes`.
 
-        The changes are missing queues, missing bindings, and bindings that feedbus has not
-        declared. The method yields the latter bindings, which are to be removed.
+        The timer is the set of exchanges and queues in which delayed messages wait. The changes are
+        missing queues, missing bindings, and bindings that feedbus has not declared.
+
+        Yields:
+            Each binding that feedbus has not declared. `feedbus apply` removes these bindings.
+
         """
         names, queues = self._names, timer_layout.queues_of_timer(self._names)
         for name in timer_layout.missing_queues(names, self.seen.queues):
@@ -209,8 +213,8 @@ class DeclaredObjects:
             for exchange, key in sorted(wanted - found):
                 self._note("create", "binding", queue, f"key '{key}' of {exchange}")
             for exchange, key in sorted(found - wanted):
-                # Another program or an operator has bound the queue to an exchange that is not part
-                # of the topology. This binding stays.
+                # If the exchange is not part of the topology, another program or an operator has
+                # made the binding. Such a binding stays.
                 if exchange in external or exchange.startswith(f"{self.topology.name}."):
                     self._note("delete", "binding", queue, f"key '{key}' of {exchange}")
                     yield queue, exchange, key

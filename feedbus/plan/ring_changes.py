@@ -1,4 +1,8 @@
-"""The changes of the ring of each hash exchange, and their effects on keys."""
+"""The changes of the ring of each x-consistent-hash exchange, and their effects on keys.
+
+A ring is such an exchange on the broker with the queues of its shards. A changed ring is a new
+*generation* with its own queues.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +27,10 @@ KEYS = 10_000  # how many keys are placed to predict the evenness of a ring
 def changes(
     topology: Topology, seen: Inventory, states: Mapping[str, RingState], *, predict: bool
 ) -> Iterator[RingChange]:
-    """Yield the changes of rings: the hash exchanges that get a new generation.
+    """Yield a change for each hash exchange that gets a new generation.
 
-    make_plan() calls this.
+    A change is also yielded if a switch to a new generation was interrupted. make_plan() calls
+    this.
 
     Args:
         topology: the wanted state.
@@ -154,7 +159,7 @@ def _evenness(generation: Generation) -> Evenness | None:
 def list_draining(
     topology: Topology, seen: Inventory, states: Mapping[str, RingState]
 ) -> list[Draining]:
-    """Return the old generations, those before the current ones, that are not deleted yet.
+    """Return the generations that a newer one has replaced, but whose queues are not all deleted.
 
     Args:
         topology: the wanted state.
@@ -177,7 +182,7 @@ def list_draining(
 
 
 def hot_key(generation: Generation, key: str, share: float) -> HotKey | None:
-    """Return a hot key of a ring; None if the key has no more records than an average shard.
+    """Return the key as a hot key: it has more records than an average shard has; else None.
 
     `feedbus plan` calls this if a sample of keys is given.
 

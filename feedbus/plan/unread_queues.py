@@ -3,8 +3,9 @@
 Example: a queue was renamed in topology.toml, and then the system was stopped and started. The
 queue with the earlier name is still bound, so it gets a copy of every new message.
 
-`feedbus up` finds these queues, and writes their names to a file. On RabbitMQ, this needs the
-management API. `feedbus status` reads the file, and asks the broker for the queues by AMQP.
+`feedbus up` finds these queues, and writes their names to a file. On RabbitMQ, `feedbus up` needs
+the management API to find them. `feedbus status` needs only AMQP: it reads the names from the file,
+and asks the broker for each queue.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ class UnreadQueue:
 
 
 def find_unread_queues(topology: Topology) -> list[UnreadQueue]:
-    """Return the queues that have messages or bindings, and write their names to the file.
+    """Return the unread queues that have messages or bindings, and write their names to the file.
 
-    `feedbus up` calls this when the topology is declared. The result is empty if RabbitMQ's
+    `feedbus up` calls this after it has declared the topology. The result is empty if RabbitMQ's
     management API cannot be read.
 
     """
@@ -81,9 +82,9 @@ def _compare(topology: Topology) -> Iterator[UnreadQueue]:
 
 
 def unread_queue_notes(topology: Topology) -> Sequence[str]:
-    """Return a note about each queue of the file that still has no consumer.
+    """Return a note about each queue that is named in the file and still has no consumer.
 
-    `feedbus status` calls this.
+    `feedbus status` calls this. The file is the one that `feedbus up` has written.
 
     Raises:
         Outage: the broker is unavailable.
