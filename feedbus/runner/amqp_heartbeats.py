@@ -1,7 +1,7 @@
 """A thread that sends the heartbeats of the consuming connection while a handler runs.
 
-At other times, the consumer's thread itself sends the heartbeats. It cannot do so while a handler
-runs in it.
+At other times, the consumer's thread itself sends the heartbeats. While a handler runs in the
+consumer's thread, this thread cannot send them.
 """
 
 from __future__ import annotations
@@ -110,10 +110,9 @@ class Heartbeats:
     def missed_seconds(self) -> float:
         """The longest time without a heartbeat in the last while_working() block, in seconds.
 
-        It is 0 if this time was not longer than the interval of the heartbeats.
-
-        It is used for the log line about a lost connection: a handler can block all threads of the
-        process.
+        The value is 0 if this time was not longer than the interval of the heartbeats. The runner
+        uses the value for the log line about a lost connection: a handler can block all threads of
+        the process, so that no heartbeat is sent.
         """
         return self._longest_gap if self._longest_gap > _interval_seconds(self._raw) else 0.0
 
@@ -156,7 +155,8 @@ class Heartbeats:
             self._wake_requested.wait()
             self._end_requested.wait(self._check_seconds())
             if not self._may_send:
-                # A handler may start before clear(). Then the thread must not sleep.
+                # A handler may have started after the check, and before clear(). Then the thread
+                # must not sleep.
                 self._wake_requested.clear()
                 if self._may_send or self._end_requested.is_set():
                     self._wake_requested.set()

@@ -22,10 +22,11 @@ from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 
 events = EventLog(__name__)
 
-# If N waiting records were handled and other waiting records are due already, about N * NEW_SHARE
-# new records are handled before the other waiting records. Most of the new records have blocked
-# keys, so they become waiting records. With a share of 1 or more, the number of waiting records
-# would not decrease while new records arrive without a pause.
+# A *waiting record* waits in a waiting queue for its next attempt, or for an earlier record of its
+# key. If N waiting records were handled and other waiting records are due already, about
+# N * NEW_SHARE new records are handled before the other waiting records. At such a time, most keys
+# can be blocked, so most new records become waiting records, too. With a share of 1 or more, the
+# number of waiting records would then not decrease while new records arrive without a pause.
 NEW_SHARE = 0.5
 
 
@@ -44,13 +45,14 @@ class BatchMode:
         self._fences = Fences(run, subscriptions)
         self._small_deliveries = SmallDeliveries.of(run.consumer.queue)
         self._last_batch_at = -math.inf  # when the latest batch began
-        # How many records of the buffer may be handled before waiting records are handled again.
-        # The number is negative after a delivery with more records than this number.
+        # How many records of the buffer may be handled before waiting records are handled again;
+        # infinity for no limit. The number becomes negative if a delivery had more records than the
+        # number.
         self._new_records = math.inf
         self._from_old_queue = False  # whether the latest batch came from an old queue
         self._old_queue_batches = OldQueueBatches(run.consumer.queue.batch.size)
-        # In the pauses of a handler that publishes very many messages, other deliveries are
-        # handled; only with `stream` and `order_by`.
+        # A handler that publishes very many messages pauses, if the queue has `stream` and
+        # `order_by`. In its pauses, other deliveries are handled.
         self._pauses: PublishingPauses | None = None
         if self._small_deliveries is not None and run.consumer.queue.stream:
             self._pauses = PublishingPauses(
@@ -83,9 +85,8 @@ class BatchMode:
     def fileno(self) -> int | None:
         """Return a descriptor that becomes readable when a handler call has ended.
 
-        The result is None if no call runs while the runner waits for deliveries.
-
-        The runner watches the descriptor while it waits for data of the broker.
+        The runner watches the descriptor while it waits for data of the broker. In this mode, no
+        call runs at that time, so the result is None.
         """
         return None
 
@@ -107,9 +108,10 @@ class BatchMode:
         run = self._run
         batch, buffer, already_buffered = run.consumer.queue.batch, run.buffer, bool(run.buffer)
         if run.waiting or buffer.has_lanes:
-            # If the buffer is full, the loop at the end of this method reads nothing. But waiting
-            # records must be read even then. If the consumer reads queues of several generations
-            # (has_lanes), the deliveries of each generation must be read even then, too.
+            # If the buffer is full, the loop at the end of this method reads nothing. Two kinds of
+            # deliveries must be read even then: those of waiting queues, and those of each
+            # generation if the consumer reads queues of several generations. In the second case,
+            # the buffer has a lane for each generation.
             run.receive(raw, 0.0)
             if run.seconds_until_due() <= 0:
                 run.heartbeats.beat()
@@ -148,8 +150,8 @@ class BatchMode:
             raw: the connection of the consumer.
 
         Returns:
-            False if all deliveries must be returned to the broker, because the broker's consumer
-            timeout would expire.
+            False if all deliveries must be returned to the broker. Otherwise the broker's consumer
+            timeout, its time limit for an acknowledgement, would expire.
 
         """
         run = self._run
@@ -217,9 +219,9 @@ class BatchMode:
     def on_channel_close(self, error: BaseException) -> None:
         """Register the exception with which the broker closed a channel.
 
-        The runner calls this before it connects again. This mode only learns the broker's consumer
-        timeout from the exception. If the latest handler call was the cause, _settle() has already
-        counted the closed channel against the messages of this call.
+        The runner calls this before it connects again. The exception can contain the broker's
+        consumer timeout, which this method stores. The method counts nothing against messages: if
+        the latest handler call was the cause, _settle() has already done so.
 
         Args:
             error: the exception that contains the broker's reason.
@@ -230,10 +232,9 @@ class BatchMode:
     def finish_running(self) -> None:
         """Finish and settle the running records; the broker delivers the others again.
 
-        In this mode, no record runs when this method is called.
-
         The runner calls this when it stops reading: at the end of the run, or before the queues are
-        divided again among the consumers.
+        divided again among the consumers. In this mode, the method does nothing: no record runs at
+        that time.
         """
 
     def update_crash_guard(self) -> None:
@@ -286,11 +287,11 @@ class BatchMode:
         Args:
             raw: the connection of the deliveries.
             deliveries: the deliveries.
-            arrived_at: when the first of them arrived, as a time of the monotonic clock.
+            arrived_at: when the oldest delivery arrived, as a time of the monotonic clock.
 
         Returns:
             False if all deliveries must be returned to the broker, because the broker's consumer
-            timeout would expire.
+            timeout would expire. True also if an outage lasts until the run must end.
 
         """
         run = self._run
@@ -345,11 +346,11 @@ class BatchMode:
         return True
 
     def _call_handler(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> ReturnedCall:
-        """Call the handler with a batch; return its duration and the time without heartbeats.
+        """Call the handler with a batch; return the duration and the messages of the call.
 
-        During the call, the crash guard's file contains the message ids. A message that has ended
-        the process too often becomes a dead letter: the handler does not get it again. The dead
-        handler, a function of the project that gets each new dead letter, gets it.
+        During the call, the crash guard's file contains the message ids. If a message has ended the
+        process too often, it becomes a dead letter, and the handler does not get it again. Then the
+        *dead handler* is called, a function of the project that gets each new dead letter.
 
         Args:
             deliveries: the deliveries of the batch.
@@ -370,10 +371,10 @@ class BatchMode:
                     consumer=run.consumer.name,
                     message_id=ids[0],
                 )
-                # give_up() calls the dead handler with the dead letter. This call can also end the
-                # process. Then the crash guard continues to count. At twice the limit, the handler
-                # has caused the first half of the crashes, and the dead handler the second half.
-                # From then on, the dead handler is skipped.
+                # give_up() calls the dead handler with the dead letter. If this call also ends the
+                # process, the crash guard counts this crash, too. At twice the delivery limit, the
+                # handler has caused the first half of the crashes, and the dead handler the second
+                # half. From then on, the dead handler is skipped.
                 skip = bool(run.crash_guard.reason_to_give_up(ids[0], 2 * limit))
                 run.dispatch.give_up(deliveries[0], reason, skip_dead_handler=skip)
             else:
@@ -420,8 +421,9 @@ class BatchMode:
         timeout, or if the call blocks the heartbeats for too long. An acknowledgement has no
         answer, so it does not show such a loss. So after a long call, a request with an answer is
         sent. If the call was the cause of a loss, blame() passes the messages of the call to the
-        crash guard. If it was one message, the guard counts a crash against it. If there were
-        several, no crash is counted, and each message is handled alone when it is delivered again.
+        crash guard. If the call had one message, the crash guard counts a crash against this
+        message. If the call had several messages, no crash is counted, and each message is handled
+        alone when it is delivered again.
         """
         run, subscriptions = self._run, self._subscriptions
         tags: defaultdict[str, list[int]] = defaultdict(list)
@@ -439,8 +441,8 @@ class BatchMode:
                 run.waiting.settle(deliveries)
             if is_slow or call.cause(run.timeout):
                 raw.take_arrived()
-                # If the broker has closed the channel of the deliveries, its report arrives before
-                # its answer to this request. The report raises an exception here.
+                # If the broker has closed the channel of the deliveries, its report of this arrives
+                # before its answer to this request. Reading the report raises an exception here.
                 raw.channel().close()
         except Exception as error:
             run.timeout.learn(error)

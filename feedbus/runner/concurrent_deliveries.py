@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from feedbus.dispatch.concurrent_calls import ConcurrentCalls
     from feedbus.dispatch.concurrent_records import RecordCall
 
-# The crash guard's file may keep about this many messages that have ended. Then it is rewritten.
+# The crash guard's file has the ids of the messages that handlers have now. The file also keeps the
+# ids of messages whose handling has ended. When it has more than about MAX_ENDED_IDS such ids, the
+# file is written again without them.
 MAX_ENDED_IDS = 64
 
 
@@ -45,7 +47,7 @@ class ConcurrentDeliveries:
         Args:
             consumer: the name of the consumer.
             calls: calls the handlers.
-            crash_guard: its file contains the messages that are handled.
+            crash_guard: its file contains the ids of the messages that handlers have now.
             handler_seconds: the time limit of a handler call.
             clock: the clock that is used for waiting.
 
@@ -56,11 +58,12 @@ class ConcurrentDeliveries:
         self._clock = clock
         self._handler_seconds = handler_seconds
         self._ids_in_file: set[str] = set()  # the message ids in the crash guard's file
-        # The start time of the call from which the deadline in the file was computed.
+        # The start time of the call from which the deadline in the file was computed; NaN if the
+        # deadline must be computed again.
         self._limited_from = math.nan
         # The arrival times, by consumer tag and delivery tag, in the order of arrival.
         self._arrived_at: dict[tuple[str, int], float] = {}
-        # By consumer tag.
+        # For each consumer tag, which deliveries of the subscription may be acknowledged.
         self._settlements: defaultdict[str, Settlement] = defaultdict(Settlement)
 
     def __len__(self) -> int:
@@ -70,7 +73,8 @@ class ConcurrentDeliveries:
     def has_deliveries_of(self, consumer_tag: str) -> bool:
         """Whether a delivery of a subscription is decoded and not settled.
 
-        It is asked before a fence is processed, and before an old queue is deleted.
+        It is asked before an old queue is deleted, and before a fence is processed. A fence is a
+        message that marks the end of an old queue.
 
         Args:
             consumer_tag: the consumer tag of the subscription.
@@ -85,7 +89,7 @@ class ConcurrentDeliveries:
 
     @property
     def has_capacity(self) -> bool:
-        """Whether to decode the next deliveries, because too few records wait or run."""
+        """Whether to decode more deliveries: fewer records run or can start than `concurrency`."""
         return self._calls.has_capacity
 
     @property
@@ -105,8 +109,8 @@ class ConcurrentDeliveries:
     def oldest_at(self) -> float:
         """The arrival time of the oldest delivery; infinity if there is none.
 
-        The value is a time of the monotonic clock in seconds. If the consumer timeout would expire
-        for this delivery, the runner returns deliveries to the broker.
+        The value is a time of the monotonic clock in seconds. If the broker's consumer timeout
+        would expire for this delivery, the runner returns the deliveries to the broker.
         """
         return next(iter(self._arrived_at.values()), math.inf)
 
@@ -128,8 +132,9 @@ class ConcurrentDeliveries:
     def _add_to_crash_guard(self, calls: Sequence[RecordCall]) -> None:
         """Add the messages that are about to start to the crash guard's file.
 
-        Ended messages stay in the file for a while: rewriting the file at each change would cost
-        more than the handling. After a crash, all messages in the file are first handled alone.
+        Messages whose handling has ended stay in the file for a while: rewriting the file at each
+        change would cost more than the handling. After a crash, each message in the file is handled
+        alone. This is harmless for messages that had ended.
         """
         new_ids = dict.fromkeys(
             id_ for call in calls if (id_ := call.message_id) not in self._ids_in_file
@@ -166,10 +171,11 @@ class ConcurrentDeliveries:
     def ignore_wakes(self) -> None:
         """Undo a wake-up for a record that was already finished or forgotten.
 
-        A thread first adds its record to the ended records, and then wakes the consumer's thread.
-        Between these two steps, the consumer's thread may finish or forget the record. Then the
-        wake-up comes when nothing is left to do. Without this call, every later wait would end
-        immediately.
+        A handler's thread first adds its record to the ended records, and then wakes the consumer's
+        thread by making the descriptor of fileno() readable. Between these two steps, the
+        consumer's thread may finish or forget the record. Then the wake-up comes when nothing is
+        left to do. The descriptor would stay readable, so without this call, every later wait would
+        end immediately.
         """
         self._calls.waker.reset()
 
@@ -217,7 +223,7 @@ class ConcurrentDeliveries:
     def finish(self) -> list[Delivery]:
         """Send the results of ended handler calls; return the deliveries to acknowledge now.
 
-        The results are the messages that the handlers published, retries and dead letters.
+        The results are retries, dead letters, and the messages that the handlers published.
 
         Raises:
             Outage: the broker or the store is unavailable; the next call of finish() continues.
@@ -229,7 +235,8 @@ class ConcurrentDeliveries:
                 return []
         self._calls.finish()
         for each in self._calls.for_dead_handler:
-            # The dead handler can end the process, too.
+            # send_failed() calls the dead handler, a function of the project that gets each new
+            # dead letter. The function can end the process, so the file must contain this message.
             self._ids_in_file.add(each.delivery.message_id)
             self._write_to_crash_guard(self._ids_in_file)
             self._calls.send_failed(each)
@@ -257,9 +264,9 @@ class ConcurrentDeliveries:
     def blame_slowest(self, timeout: ConsumerTimeout) -> None:
         """Count the slowest message as the reason why the broker cancelled the consumer.
 
-        RabbitMQ gives no reason when it cancels a subscription. So the crash is counted against
-        this message: it is handled alone when it is delivered again. The slowest message is the one
-        with the longest handler call.
+        RabbitMQ gives no reason when it cancels a subscription. The slowest message is the one with
+        the longest handler call, so it is the probable cause. The cancellation counts as a crash
+        against this message: it is handled alone when it is delivered again.
 
         Args:
             timeout: the broker's consumer timeout, for the text of the reason.
@@ -279,8 +286,8 @@ class ConcurrentDeliveries:
         The concurrent mode calls this after finish().
 
         Args:
-            readers: the readers of the queues, by consumer tag. A waiting queue has no reader: its
-                deliveries are acknowledged elsewhere.
+            readers: the readers of the queues, by consumer tag. A waiting queue has no reader:
+                WaitingQueues acknowledges its deliveries.
 
         """
         for consumer_tag, settlement in self._settlements.items():

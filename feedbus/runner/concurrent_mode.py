@@ -1,6 +1,10 @@
 """The concurrent mode: records of several keys are handled at the same time.
 
 A record *runs* while its handler is called. A delivery is settled when all its records have ended.
+
+A message is *suspected* if it may have ended an earlier process (feedbus.runner.crash_guard). It is
+handled while no other record runs. An old queue, which is deleted when it is empty, ends with a
+*fence*, a message that marks the end (feedbus.runner.fences).
 """
 
 from __future__ import annotations
@@ -22,9 +26,8 @@ events = EventLog(__name__)
 class ConcurrentMode(BatchMode):
     """A mode of the runner: up to `concurrency` records of the queue run at the same time.
 
-    The runner selects it for queues with `concurrency` above 1, and has one ConcurrentMode object
-    for its whole run.
-    Records of one key are handled one after the other.
+    Records of one key are handled one after the other. If the queue has a `concurrency` above 1,
+    the runner selects this mode, and has one ConcurrentMode object for its whole run.
     """
 
     def __init__(
@@ -42,9 +45,10 @@ class ConcurrentMode(BatchMode):
         self._concurrent = concurrent
         # Whether the records of waiting queues can start only after running records have ended.
         self._defers_waiting_records = False
-        # How many deliveries the buffer had after the latest handle_next(), if that call could take
-        # none of them: then a delivery can start only after a running record has ended. Otherwise
-        # the number is 0, and handle_next() tries again immediately.
+        # If the latest handle_next() could take no delivery from the buffer, this is the number of
+        # deliveries in the buffer. A delivery can then start only after a running record has ended.
+        # If the latest handle_next() has taken deliveries, the number is 0. Then handle_next() is
+        # called again immediately.
         self._blocked_deliveries = 0
         # Whether an outage has interrupted handle_next(), so that it must be called again.
         self._was_interrupted = False
@@ -76,7 +80,8 @@ class ConcurrentMode(BatchMode):
         """Count the cancelled subscription against the message whose handler runs longest.
 
         The runner calls this when the broker has cancelled a subscription of the consumer. RabbitMQ
-        gives no reason. The probable one is a handler call that exceeded the consumer timeout.
+        gives no reason. Probably a handler call took longer than the consumer timeout, the time
+        that the broker waits for an acknowledgement.
         """
         self._concurrent.blame_slowest(self._run.timeout)
 
@@ -111,7 +116,7 @@ class ConcurrentMode(BatchMode):
         had_unsettled = bool(self._concurrent)
         self._concurrent.forget_all()
         self._defers_waiting_records = False
-        if had_unsettled:  # the records that ran are delivered again: the consumer was not idle
+        if had_unsettled:  # until now, the consumer was not idle
             self._run.limits.restart_idle_time(self._run.clock.monotonic())
 
     def close(self) -> None:
@@ -131,8 +136,9 @@ class ConcurrentMode(BatchMode):
         run, concurrent = self._run, self._concurrent
         raw.take_arrived()
         can_decode = run.buffer and concurrent.has_capacity and not run.has_reached_waiting_limit()
-        # If the length of the buffer has changed since handle_next(), the new deliveries may be
-        # able to start. They came by take_arrived(), or with the answer to a request to the broker.
+        # If the length of the buffer has changed since handle_next(), new deliveries have arrived.
+        # take_arrived() has read them, or they came before the answer to a request to the broker.
+        # Perhaps they can start.
         must_not_wait = (
             concurrent.has_ended_calls
             or self._was_interrupted
@@ -158,10 +164,10 @@ class ConcurrentMode(BatchMode):
         return has_work
 
     def handle_waiting_records(self, raw: RawConnection) -> bool:  # noqa: ARG002 -- see handle_next()
-        """Return deliveries of waiting queues to the broker before its consumer timeout expires.
+        """Return old deliveries of waiting queues before the broker's consumer timeout expires.
 
-        The broker then delivers them again. This method starts no waiting records, because
-        handle_next() starts them. So the result is always True.
+        The broker then delivers them again. This method handles no waiting records, because
+        handle_next() does it in this mode. So the result is always True.
 
         Args:
             raw: the connection of the consumer.
@@ -186,8 +192,8 @@ class ConcurrentMode(BatchMode):
         """
         run, concurrent = self._run, self._concurrent
         buffered = len(run.buffer)
-        # Whether the next delivery has the header of a fence, but comes from another program. It is
-        # then handled as an ordinary message.
+        # Whether the next delivery has the header of a fence, but comes from another program. Then
+        # the delivery is handled as an ordinary message.
         is_ordinary = False
         run.buffer.next_lane()
         fence_is_next = bool(run.buffer) and self._fences.next_is_fence()
@@ -211,8 +217,8 @@ class ConcurrentMode(BatchMode):
             if not self._decode(raw, is_ordinary=is_ordinary):
                 return False
             concurrent.start()
-            # If deliveries were taken, the rest of the buffer is tried again: handle_next() may now
-            # be able to process a fence, or to continue with deliveries of another queue.
+            # If deliveries were taken, handle_next() is called again for the rest of the buffer. It
+            # can then perhaps process a fence, or take deliveries of another queue.
             remaining = len(run.buffer)
             self._blocked_deliveries = remaining if remaining == buffered else 0
         except Outage as error:
@@ -251,7 +257,7 @@ class ConcurrentMode(BatchMode):
         ):
             if run.crash_guard.is_suspected(buffer.next_delivery.message_id):
                 if concurrent:
-                    break  # the message is handled alone, after the others are settled
+                    break  # the suspected message is handled after the others are settled
                 if not self._handle(raw):
                     return False
             elif concurrent.has_capacity and len(concurrent) < run.limits.remaining_messages:
@@ -283,7 +289,8 @@ class ConcurrentMode(BatchMode):
             if not run.crash_guard.is_suspected(deliveries[0].message_id):
                 concurrent.decode(deliveries[0], self._run.clock.monotonic())
             elif concurrent:
-                waiting.put_back(deliveries)  # it is handled alone, after the others are settled
+                # The suspected message is handled after the others are settled.
+                waiting.put_back(deliveries)
                 self._defers_waiting_records = True
                 break
             elif not self._handle_and_settle(raw, deliveries, self._run.clock.monotonic()):

@@ -1,4 +1,8 @@
-"""Find out, log and count that a handler call was the cause of a lost connection or channel."""
+"""Find out whether a handler call was the cause of a lost connection or channel.
+
+If it was, this is logged. The messages of the call are passed to the crash guard, which counts how
+often a message has ended its process or its connection (feedbus.runner.crash_guard).
+"""
 
 from __future__ import annotations
 
@@ -61,7 +65,8 @@ def blame(crash_guard: CrashGuard, consumer: str, message_ids: Sequence[str], ca
         crash_guard: the crash guard of the process.
         consumer: the name of the consumer.
         message_ids: the ids of the messages that were in the handler, at least one.
-        cause: why the broker has closed or cancelled; from ReturnedCall or ConsumerTimeout.
+        cause: why the broker has closed the channel or cancelled the subscription. ReturnedCall and
+            ConsumerTimeout return such texts.
 
     """
     first, others = message_ids[0], len(message_ids) - 1
@@ -75,4 +80,5 @@ def blame(crash_guard: CrashGuard, consumer: str, message_ids: Sequence[str], ca
     crash_guard.blame(message_ids, cause)
 
 
-NO_CALL = ReturnedCall(0.0, 0.0, ())  # if no call has returned, or the call raised an outage
+# The value before a call has returned, and after a call that has raised an outage.
+NO_CALL = ReturnedCall(0.0, 0.0, ())

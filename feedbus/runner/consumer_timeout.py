@@ -6,10 +6,11 @@ import re
 
 from feedbus.clock import Clock
 
-# Share of the timeout. A delivery that would probably be settled later is returned to the broker.
+# A delivery should be settled before it is older than this share of the timeout. If it would
+# probably be settled later, it is returned to the broker.
 SAFE_SHARE = 0.9
-# The next batch is expected to take as long as the slowest batch so far. Each quicker batch reduces
-# this estimate to this share.
+# The next batch is expected to take as long as the slowest batch so far. Each quicker batch
+# multiplies this estimate by FORGOTTEN_SHARE.
 FORGOTTEN_SHARE = 0.9
 TIMED_OUT = re.compile(r"acknowledgement .*timed out.*?Timeout value used: (\d+) ms", re.DOTALL)
 
@@ -51,14 +52,18 @@ class ConsumerTimeout:
 
         """
         age = self._clock.monotonic() - arrived_at
-        # A delivery that has just arrived is always handled.
+        # A delivery that arrived less than a tenth of the timeout ago is always handled. Otherwise,
+        # after one very slow batch, each delivery would be returned to the broker again and again.
         return (
             age > self.seconds * (1 - SAFE_SHARE)
             and age + self._expected_seconds > self.seconds * SAFE_SHARE
         )
 
     def learn(self, error: BaseException) -> bool:
-        """Return whether the timeout closed a channel; if so, use the value of the broker's error.
+        """Return whether the consumer timeout was the cause of a closed channel.
+
+        If it was, the broker's error contains the timeout. From now on, this object uses
+        that value, unless its present value is lower.
 
         Args:
             error: the exception with which the broker closed the channel.
@@ -73,7 +78,7 @@ class ConsumerTimeout:
         """Return a text with the probable cause, after the broker has cancelled a subscription.
 
         RabbitMQ 4.3 gives no reason when it cancels a subscription to a quorum queue. Either the
-        consumer timeout is over, or the leader of the queue has moved to another node.
+        consumer timeout has expired, or the leader of the queue has moved to another node.
 
         Args:
             took_seconds: how long the handling of a message took.

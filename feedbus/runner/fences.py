@@ -15,8 +15,9 @@ The queue is deleted in four steps:
 4. The reader deletes the queue.
 
 A queue that was removed from the topology ends in the same way (feedbus.generations.queue_removal).
-But its retries return to it, and no other queue gets its waiting records. So in place of step 2,
-the reader continues to read the queue until there are no retries and no waiting records.
+But records that wait for their next attempt return to this queue, and no other queue gets its
+waiting records. So in place of step 2, the reader continues to read the queue until no record waits
+for its next attempt, or for an earlier record of its key.
 
 A step may not be possible yet, for example because the switch is not complete. Then the fence is
 processed again later. Meanwhile, the consumer handles the deliveries of its other queues.
@@ -45,14 +46,15 @@ WAITING_POLL_SECONDS = 0.1  # between two attempts to move the waiting records o
 class Fences:
     """Processes the fences that a consumer receives, and deletes the old queues that are empty.
 
-    QueuesToRead has one Fences object, for one connection.
+    The object has no state of its own. So the mode of the runner has one Fences object, and each
+    QueuesToRead object has another one.
     """
 
     def __init__(self, run: Run, subscriptions: Subscriptions) -> None:
-        """Create the object; it has no state of its own.
+        """Create the object.
 
         Args:
-            run: has the deliveries that are not handled yet.
+            run: the run of the consumer, whose buffer has the deliveries that are not handled yet.
             subscriptions: the queues that are read.
 
         """
@@ -62,9 +64,9 @@ class Fences:
     def next_is_fence(self) -> bool:
         """Whether the next delivery is a fence.
 
-        This fence may have to be processed later. Then the buffer continues with deliveries from
-        queues of another generation, if any have arrived, and the result is False. The runner asks
-        this before each batch.
+        If a fence was postponed, and deliveries from queues of another generation have arrived, the
+        buffer continues with these deliveries. Then the result is False. The modes of the runner
+        ask this before each batch.
         """
         buffer = self._run.buffer
         if buffer.next_is_fence and self._seconds_until(self._next_reader()) > 0:
@@ -152,7 +154,7 @@ class Fences:
         return self._subscriptions.readers[self._run.buffer.next_delivery.consumer_tag]
 
     def _seconds_until(self, reader: QueueReader) -> float:
-        """Return in how many seconds the fence of a queue is to be processed; 0 or less: now."""
+        """Return in how many seconds to process the fence of a queue; 0 or less means now."""
         return reader.fence_due_at - self._run.clock.monotonic()
 
     def _postpone(self, reader: QueueReader, seconds: float) -> None:
@@ -185,9 +187,9 @@ class Fences:
             elif phase == "switching":
                 reader.probes.postpone_fence()
             else:
-                # The queue is not an old queue, so it needs no fence now. After a later switch, it
-                # is an old queue. Then the switch waits for room in the queue, because the queue
-                # has a consumer, and puts a fence into it.
+                # The queue is not an old queue, so it needs no fence now. If a later switch makes
+                # it an old queue, `feedbus apply` puts a fence into it. If the queue is full then,
+                # `feedbus apply` waits for room, because the queue has a consumer.
                 reader.probes.fence_needed = False
 
     def delete_empty_queues(
@@ -205,8 +207,9 @@ class Fences:
                 handler has deliveries of the subscription at this moment.
 
         Returns:
-            Whether the own queue of this consumer was deleted, too. Then it had become an old
-            queue, because the number of shards has changed again, or it was removed.
+            Whether the own queue of this consumer was deleted, too. The own queue is deleted in two
+            cases: the ring has changed again, so that the queue is now an old queue; or the queue
+            was removed from the topology.
 
         """
         subscriptions, buffer = self._subscriptions, self._run.buffer
@@ -237,8 +240,10 @@ class Fences:
     ) -> bool:
         """Delete a removed queue if it is empty; return False if this must be repeated later.
 
-        `feedbus apply` and `feedbus up` hold the topology's lock while they declare a queue. So the
-        topology cannot get the queue again between the check of its mark and its deletion.
+        While the queue is not in the topology, an exchange on the broker marks it as removed. If
+        the topology gets the queue again, `feedbus apply` or `feedbus up` deletes the mark while it
+        holds the topology's lock. This method holds the same lock. So the topology cannot get the
+        queue again between the check of the mark and the deletion of the queue.
         """
         topology = self._run.topology
         try:

@@ -20,8 +20,8 @@ class Limits:
         max_messages: the largest number of handled deliveries.
         idle_timeout_seconds: the longest time since the last delivery.
         max_runtime_seconds: the longest time since the start.
-        memory_limit_bytes: the largest resident memory after a batch. So a consumer with a memory
-            leak ends before the kernel kills it.
+        memory_limit_bytes: the largest resident memory after a batch. With this limit, a consumer
+            with a memory leak ends cleanly before the kernel kills it.
 
     """
 
@@ -34,8 +34,7 @@ class Limits:
 class RemainingLimits:
     """What is left of the limits of a run.
 
-    The run counts from the creation of the object. Each run has one
-    RemainingLimits object.
+    The run begins when the object is created. Each run has one RemainingLimits object.
 
     Attributes:
         handled: how many deliveries were handled, since the creation of the object.
@@ -55,7 +54,7 @@ class RemainingLimits:
         self._memory.close()
 
     def restart_idle_time(self, now: float) -> None:
-        """Begin the idle time at `now`, a time of the monotonic clock.
+        """Begin the idle time again, at the time `now`.
 
         It is called when a delivery has arrived or was handled, and when the consumer begins to
         wait for deliveries.

@@ -24,9 +24,9 @@ REPORT_INTERVAL_SECONDS = 10.0  # between two attempts to record that a ring mus
 class MisplacementCheck:
     """Checks whether the shard that receives a message owns the key of the message.
 
-    When a broker restarts, it can bind the queues of a ring in another order than feedbus. Then the
-    records of a key reach another shard than before. No operation fails in this case: only the keys
-    of the arriving messages show the error.
+    When a broker restarts, it can bind the queues of a ring in another order than feedbus has bound
+    them. Then the records of a key reach another shard than before. No operation fails in this
+    case: only the keys of the arriving messages show the error.
 
     Each consumer process has one MisplacementCheck object for its whole run.
     """
@@ -42,7 +42,7 @@ class MisplacementCheck:
         self._topology = topology
         self._metrics = metrics
         self._names = Names(topology)
-        # For each queue on the broker, its generation and its member in the ring.
+        # For each queue on the broker, its generation and the name of its shard.
         self._members: dict[str, tuple[Generation, str]] = {}
         self._rings: dict[Generation, Ring] = {}
         self._reported: set[Generation] = set()  # the rings that are recorded as disordered
@@ -52,11 +52,11 @@ class MisplacementCheck:
     def use_rings(self, states: Iterable[RingState]) -> None:
         """From now on, check the messages of the current and the old rings in these states.
 
-        The runner calls this each time that it connects.
+        The runner calls this each time that it connects. Rings that do not hash the routing key are
+        not checked.
 
         Args:
-            states: the states of the rings: which generations have queues. Only rings that hash
-                routing keys are checked.
+            states: the states of the rings. A state contains which generations have queues.
 
         """
         for state in states:
@@ -88,9 +88,9 @@ class MisplacementCheck:
 
         The first such delivery of a ring is reported.
 
-        Only messages that the ring has routed are checked. Messages that a publisher has put
-        directly into a queue are not checked, and neither are the routing keys in the body of a
-        pack.
+        Only messages that the ring has routed are checked. If a publisher has put a message
+        directly into a queue, the message is not checked. The keys of the records in a pack, which
+        are in the body of the message, are not checked either.
         """
         if queue not in self._members:
             return False

@@ -17,10 +17,10 @@ from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.wire.amqp_protocols import RawConnection
 
 CHECK_SECONDS = 0.05  # between two checks of the old queues for which records wait
-CHECK_SHARE = 0.2  # the largest share of the time that these checks take
+CHECK_SHARE = 0.2  # the largest share of the consumer's time that these checks may take
 SLOW_CHECK_SECONDS = 0.5  # between two checks of the other old queues
-# The consumers of a ring try to remove drained generations from the ring's state one after the
-# other, at this interval.
+# Each consumer of a ring tries to remove the drained generations from the ring's state. It begins
+# this time later than the previous consumer of the ring, so that they do not all try at once.
 APART_SECONDS = 0.2
 STATE_SECONDS = 1.0  # between two checks of the ring's state
 
@@ -28,15 +28,16 @@ STATE_SECONDS = 1.0  # between two checks of the ring's state
 class SwitchProgress:
     """Tracks the old queues of a ring until all are deleted.
 
-    A record of a newer queue waits in the waiting queue until the old queues of its key are
-    deleted. Before an old queue is deleted, its waiting records are moved to the waiting queues of
-    the current ring. When this consumer has found that the queue is deleted, it publishes a probe,
-    a message with a random id, to each waiting queue that it reads. When all probes have returned,
-    the moved records have arrived, too. Only then are the records of the key handled, in the order
-    of their positions.
+    A record of a newer queue waits in the waiting queue, another queue on the broker, until the old
+    queues of its key are deleted. Before an old queue is deleted, its waiting records are moved to
+    the waiting queues of the current ring. When this consumer has found that the old queue is
+    deleted, the consumer publishes a probe, a message with a random id, to each waiting queue that
+    it reads. When all probes have returned, the moved records have arrived, too. Only then are the
+    records of the key handled, in the order of their positions.
 
-    The runner creates one SwitchProgress object for each connection, if old queues are read. It is
-    used until no record waits for an old queue any more.
+    The runner creates one SwitchProgress object for each connection, if the consumer reads old
+    queues together with its own queue. The object is used until all old queues are deleted, and
+    their generations are removed from the state of the ring.
     """
 
     def __init__(
@@ -52,7 +53,8 @@ class SwitchProgress:
             run: the run of the consumer.
             consumer_queues: knows the state of the ring.
             waiting: the waiting queues of the run.
-            predecessors: the old queues that exist; queues that were deleted are removed from it.
+            predecessors: the old queues that exist. This object removes a queue from it when the
+                queue was deleted.
 
         """
         self._run = run
@@ -86,7 +88,8 @@ class SwitchProgress:
         """
         if run.waiting is None:
             return None
-        # A notice reports that the ring has changed. Ignore one from before this connection.
+        # A notice reports that the ring has changed. A notice from before this connection is
+        # ignored, because the state of the ring was read after it.
         run.waiting.take_notice()
         predecessors = consumer_queues.predecessors(raw)
         run.waiting.set_predecessors(predecessors)
@@ -95,9 +98,10 @@ class SwitchProgress:
         )
 
     def finish(self) -> None:
-        """Stop tracking old queues: from now on, no record waits for one, and no lane is excluded.
+        """Stop tracking old queues: from now on, no record waits for an old queue.
 
-        QueuesToRead calls this when is_over is true.
+        The buffer returns the deliveries of all queues again. QueuesToRead calls this when is_over
+        is true.
         """
         self._waiting.set_predecessors(None)
         self._run.check_seconds = math.inf
@@ -105,16 +109,16 @@ class SwitchProgress:
 
     @property
     def is_over(self) -> bool:
-        """Whether no record waits for an old queue, and all old generations are removed.
+        """Whether all old queues are deleted, and the state of the ring has no old generation.
 
         Then finish() must be called.
         """
         return self._is_over
 
     def must_restart(self, raw: RawConnection) -> bool:
-        """Whether the ring has changed again: the consumers must divide its old queues again.
+        """Whether the ring has changed again, so that its old queues must be divided again.
 
-        The runner calls this often. If the result is True, it connects again.
+        The runner calls this often. If the result is True, the runner connects again.
 
         Args:
             raw: the connection of the consumer.
@@ -136,7 +140,6 @@ class SwitchProgress:
             raw: the connection of the consumer.
 
         """
-        # While too many records wait, only deliveries of the oldest generation are handled.
         limit_reached = self._limit.check(self._waiting.count_behind_old_queues)
         self._run.buffer.exclude_generations_after(
             self._predecessors.oldest_generation_number if limit_reached else None
@@ -156,7 +159,7 @@ class SwitchProgress:
             self._forget_drained(raw, now)
 
     def _forget_drained(self, raw: RawConnection, now: float) -> None:
-        """Remove the drained generations from the state; the consumers try it one by one."""
+        """Remove the drained generations from the ring's state, if it is this consumer's turn."""
         if self._forget_at is None:
             self._forget_at = now + self._consumer_queues.index * APART_SECONDS
         if now >= self._forget_at:
@@ -190,14 +193,15 @@ class SwitchProgress:
     def _find_others(self, raw: RawConnection, awaited: set[str], deleted: set[str]) -> list[str]:
         """Return deleted queues for which no record waits, from the oldest generation on.
 
-        Usually the search ends at the first queue that exists. But while too many records wait, the
-        consumer handles only the oldest generation. It must notice when the last queue of this
-        generation is deleted, so all these queues are checked.
+        Usually the search ends at the first queue that exists. But while too many records wait for
+        old queues, the consumer handles only the deliveries of the oldest generation. It must
+        notice when the last queue of this generation is deleted. So all queues of the oldest
+        generation are checked then.
 
         Args:
             raw: the connection.
             awaited: the queues that records wait for.
-            deleted: those of the awaited queues that were deleted.
+            deleted: the awaited queues that were deleted.
 
         """
         others: list[str] = []

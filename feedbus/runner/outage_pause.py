@@ -11,13 +11,13 @@ from feedbus.metrics import ConsumerMetrics
 
 events = EventLog(__name__)
 
-FIRST_SECONDS = 0.1  # the first pause lasts at most this time; the limit doubles with each pause
-LONGEST_SECONDS = 5.0  # the limit of all pauses
+FIRST_SECONDS = 0.1  # the first pause is at most this long; each next pause may be twice as long
+LONGEST_SECONDS = 5.0  # no pause is longer
 LOG_INTERVAL_SECONDS = 60.0  # equal lines within this time are logged once
 
 
 class OutagePause:
-    """Lets a consumer wait during an outage, longer after each failed attempt.
+    """Lets a consumer *hold*: it waits during an outage, longer after each failed attempt.
 
     A run has one OutagePause object.
     """
@@ -58,8 +58,9 @@ class OutagePause:
 
         Args:
             error: the error that ended the latest attempt.
-            wait: called with a number of seconds; waits for this time, or until the run must end.
-            max_seconds: the time until a limit ends the run; the pause is not longer.
+            wait: a function that waits for the number of seconds that it gets. It returns earlier
+                if the run must end.
+            max_seconds: the longest duration of the pause: the time until a limit ends the run.
 
         """
         part = unavailable_part(error)
@@ -77,6 +78,7 @@ class OutagePause:
     def record_success_after(self, subscribed_at: float) -> None:
         """Register a success if the subscription has lasted longer than the last pause.
 
+        A subscription that has lasted for a shorter time may still fail because of the same outage.
         The runner calls this while nothing is to be handled.
 
         Args:

@@ -24,7 +24,7 @@ class QueueReader:
     """A subscription of a consumer to one queue, on a separate channel.
 
     An error that closes this channel closes no other one. The object is used until the subscription
-    ends, or the connection.
+    or the connection ends.
 
     A queue is *ending* if it is to be deleted when it is empty. An ending queue always contains a
     fence, a message that marks the end, unless the queue is full. The reader publishes the next
@@ -42,8 +42,9 @@ class QueueReader:
         has_delivered: whether the queue has delivered a message on this subscription.
         fence_due_at: when to process a fence that had to be postponed, as a time of the monotonic
             clock.
-        last_fence_tag: the delivery tag of the latest fence, if it is not settled; else 0.
-        is_removed: whether the latest fence has shown that the topology no longer has the queue.
+        last_fence_tag: the delivery tag of the latest fence. 0 if no fence is unsettled.
+        is_removed: whether the queue was removed from the topology. The consumer finds this out
+            when it processes a fence of the queue.
 
     """
 
@@ -83,8 +84,8 @@ class QueueReader:
             on_cancel: called with the tag when the broker cancels the subscription.
 
         Returns:
-            The reader; None if another consumer has subscribed exclusively, or if this consumer
-            must subscribe exclusively and there is another one.
+            The reader. None if the broker refuses the subscription, because another consumer reads
+            the queue, and at least one of the two subscribes exclusively.
 
         Raises:
             AccessRefused: the user has no permission to read the queue.
@@ -120,7 +121,11 @@ class QueueReader:
 
     @property
     def may_be_empty(self) -> bool:
-        """Whether delete_if_empty() must be called: two probes have returned, or one is lost."""
+        """Whether delete_if_empty() must be called.
+
+        It must be called in two cases. Two probes have returned, so the queue can be deleted. Or a
+        probe is lost, and delete_if_empty() then publishes another one.
+        """
         return self.probes.is_lost or (self.probes.is_proved and not self.probes.is_pending)
 
     def settle_up_to(self, delivery_tag: int) -> None:
@@ -151,8 +156,8 @@ class QueueReader:
         The concurrent mode calls this when deliveries are done.
 
         Args:
-            settlement: the deliveries of this subscription, and which of them are done: their
-                records are handled, and the resulting messages are confirmed.
+            settlement: the deliveries of this subscription, and which of them are done. A delivery
+                is done when its records are handled, and the resulting messages are confirmed.
 
         """
         up_to, single = settlement.take_acknowledgeable()
@@ -186,7 +191,7 @@ class QueueReader:
             self._publish_next_probe()
 
     def discard_fence(self, delivery_tag: int) -> None:
-        """Settle a fence of a queue that is in use again, and do not put another one.
+        """Settle a fence of a queue that is in use again, without putting another fence into it.
 
         Args:
             delivery_tag: the delivery tag of the fence.
@@ -202,7 +207,8 @@ class QueueReader:
         It is called when may_be_empty is true.
 
         Args:
-            in_flight: returns whether deliveries of this queue wait for the handler, or are in it.
+            in_flight: returns whether deliveries of this queue are in the buffer, or a handler has
+                them now.
 
         """
         # The queue must have exactly one consumer, this one. If the leader of a quorum queue is
@@ -218,8 +224,8 @@ class QueueReader:
     def _publish_next_probe(self) -> None:
         """Publish the next probe if none is in the queue; then settle the previous fence.
 
-        A full queue refuses the probe. The fence is settled even then, to make room; later, another
-        fence is published (Fences.put_missing()).
+        A full queue refuses the probe. The previous fence is settled even then, to make room.
+        Later, Fences.put_missing() publishes another fence.
         """
         if not self.probes.is_pending or self.probes.is_lost:
             self.probes.put_probe()

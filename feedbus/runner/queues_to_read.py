@@ -26,8 +26,9 @@ RETRY_SECONDS = 0.1  # between two checks whether other consumers have stopped r
 class QueuesToRead:
     """The queues that one run reads at the same time, on one connection.
 
-    The runner creates one QueuesToRead object after each connect, and another one if the old queues
-    are read before the own queue. The object is true while a queue is left to read.
+    The runner creates one QueuesToRead object after each connect. If the old queues are read before
+    the own queue, the runner then creates another object for the own queue. The object is true
+    while a queue is left to read.
     """
 
     def __init__(  # noqa: PLR0913 -- the parts of a run, each given by name
@@ -67,8 +68,9 @@ class QueuesToRead:
     def __bool__(self) -> bool:
         """Whether a queue is left to read; an old queue is left until it is deleted.
 
-        If the old queues are read before the own queue, an old queue that another consumer reads
-        does not count: ConsumerQueues waits for it, and checks meanwhile whether the ring changes.
+        An old queue that another consumer reads does not count, if the old queues are read before
+        the own queue. In this case, ConsumerQueues waits until the old queue is deleted, and checks
+        meanwhile whether the ring changes.
         """
         if self._subscriptions.readers:
             return True
@@ -87,8 +89,8 @@ class QueuesToRead:
     def _is_retry_due(self) -> bool:
         """Whether it is time to check whether other consumers have stopped reading their queues.
 
-        If this consumer reads no queue, and tracks no old queues, the result is always True: the
-        run itself waits between two calls.
+        If this consumer reads no queue, and tracks no old queues, the result is always True. The
+        run itself then waits between two calls of this method.
         """
         now = self._run.clock.monotonic()
         reads_nothing = self._progress is None and not self._subscriptions.readers
@@ -150,8 +152,9 @@ class QueuesToRead:
         tags = [*subscriptions.cancelled]
         subscriptions.cancelled.clear()
         for tag in tags:
-            # If the subscription to a waiting queue was cancelled, the list contains the tag of the
-            # queue that is read with it. So a tag can occur twice, or have no reader any more.
+            # If the subscription to a waiting queue was cancelled, `cancelled` contains the tag of
+            # the queue that is read with the waiting queue. So a tag can be in `cancelled` twice,
+            # or can have no reader any more.
             subscriptions.leave_to_others(tag)
         if had_unsettled:
             # Records that run now may have come from the waiting queues. So these records are
@@ -166,16 +169,16 @@ class QueuesToRead:
         """Return deliveries to the broker, because its consumer timeout would expire.
 
         The runner calls this when the broker would soon close the channel. The running records are
-        finished, and all other deliveries are returned to the broker. Then all queues that were
-        read are read again.
+        finished, and all other deliveries are returned to the broker. Then the consumer subscribes
+        again to the queues that it has read.
         """
         timeout_seconds = self._run.timeout.seconds
         self._return_deliveries(f"its consumer_timeout ({timeout_seconds:g} s) would expire")
 
     def _return_deliveries(self, cause: str) -> None:
-        """Return all deliveries to the broker whose records are not running.
+        """Finish the running records, and return all other deliveries to the broker.
 
-        The running records are finished. All queues that were read are to be read again.
+        Then the consumer subscribes again to the queues that it has read.
 
         Args:
             cause: why the deliveries are returned, for the log; it follows the word "because".

@@ -74,15 +74,19 @@ class Runner:
             handlers: the handlers of the queue's messages.
             limits: the limits that end the run.
             metrics: the metrics of the process.
-            crash_guard: finds messages that ended an earlier process of this consumer. Its file
-                also contains the deadline of the running handler.
+            crash_guard: has a file with the ids of the messages that handlers have now, and with
+                the deadline of the running handler. In the file of an earlier process, the crash
+                guard finds the messages that may have ended that process.
             store: the store in whose transactions messages are handled.
-            on_ready: called once, when the first of these happens: the consumer has subscribed, or
-                has found that another consumer reads its queue, or begins to wait for another host.
+            on_ready: called once, when the process is ready. It is ready as soon as one of these is
+                true: the consumer has subscribed; another consumer reads the queue; the queue is
+                assigned to another host.
             on_hold: called with the reason when the consumer waits because of an outage or of
-                `waiting_limit`, and with "" when it continues.
-            on_waiting: called with the counts of the records in waiting queues when they change.
-            is_assigned: returns whether this host is to read the queue; called between batches.
+                `waiting_limit`. Called with "" when the consumer continues.
+            on_waiting: called with the counts of the records in waiting queues when these counts
+                change.
+            is_assigned: returns whether this host is to read the queue. The runner calls it between
+                batches.
 
         """
         self._topology = topology
@@ -133,9 +137,10 @@ class Runner:
         self._mode = select_mode(self._run, self._subscriptions, handlers, self._sender)
 
     def stop(self) -> None:
-        """Request a clean end: messages in the handler are settled, the others are returned.
+        """Request a clean end of the run.
 
-        The handler of SIGTERM and SIGINT calls this. run() then returns.
+        The messages that handlers have now are finished and settled. All other messages are
+        returned to the broker. Then run() returns. The handler of SIGTERM and SIGINT calls this.
         """
         self._run.stop_requested.set()
 
@@ -158,8 +163,9 @@ class Runner:
                         # A usage error can be temporary. Example: another process held the
                         # topology's lock for too long.
                         if isinstance(error, BrokerOutage):
-                            # The connection for publishing is probably lost, too. If it was kept,
-                            # the next publish could wait for a confirm that never arrives.
+                            # The connection for publishing is probably lost, too. If the sender
+                            # kept this connection, the next publish could wait for a confirm that
+                            # never arrives.
                             self._sender.drop()
                         self._run.hold(error, self._mode.update_crash_guard)
             finally:
@@ -185,7 +191,7 @@ class Runner:
 
         Raises:
             Outage: the broker or a handler's resource is unavailable; run() then holds.
-            UsageError: for example, another process held the topology's lock for too long.
+            UsageError: for example, if another process held the topology's lock for too long.
 
         """
         states = self._prepare()
@@ -279,9 +285,10 @@ class Runner:
                 break
             queues.check_old_queues()
             arrived = mode.receive(raw)
-            # Both methods call the handlers, and settle deliveries. They return False if the
-            # unsettled deliveries must be returned before the broker's consumer timeout expires.
-            # The run gives up after an outage that has lasted too long: it settles nothing more.
+            # handle_waiting_records() and handle_next() call the handlers, and settle deliveries.
+            # They return False if the unsettled deliveries must be returned to the broker before
+            # its consumer timeout expires. `has_given_up` is true if an outage has lasted until the
+            # run was over or the queue was assigned to another host. Then nothing more is settled.
             in_time = mode.handle_waiting_records(raw) and (
                 not arrived or run.has_given_up or mode.handle_next(raw)
             )
@@ -290,17 +297,19 @@ class Runner:
             if not in_time:
                 queues.return_before_timeout()
             elif not arrived and not self._subscriptions.unsubscribed:
-                # Nothing is to be handled, and all queues are subscribed to. If this connection has
-                # lasted for long enough, an earlier outage is over.
+                # The consumer has subscribed to all its queues, and has nothing to handle. If this
+                # connection has lasted for long enough, an earlier outage is over.
                 run.outage_pause.record_success_after(begun_at)
             self._pruning.check(raw)
-            if queues.end_queues():  # the queues must be divided among the consumers again
+            if queues.end_queues():  # True if the consumers must divide the queues again
                 break
         mode.finish_running()
         self._subscriptions.close()
 
     def _wait_for_others(self) -> bool:
-        """Wait DRAIN_POLL_SECONDS, while other consumers read old queues.
+        """Wait once for DRAIN_POLL_SECONDS, between two checks of old queues.
+
+        ConsumerQueues calls this repeatedly, while other consumers read old queues.
 
         Returns:
             False if the run is over, or if the queue is assigned to another host.
@@ -312,7 +321,10 @@ class Runner:
         return not stopped and self._must_continue()
 
     def _forget(self) -> None:
-        """Forget all unsettled deliveries and waiting records: the broker delivers them again."""
+        """Forget all unsettled deliveries and waiting records, because the connection has ended.
+
+        The broker delivers them again.
+        """
         self._mode.forget()
         self._run.buffer.clear()
         self._run.check_seconds = math.inf

@@ -1,7 +1,7 @@
-"""Decide which deliveries of a channel to acknowledge, with as few frames as possible.
+"""Decide which deliveries of a channel to acknowledge, with as few AMQP frames as possible.
 
-A delivery is *done* when its records are handled, and the messages that result from them are
-confirmed. Deliveries can be done in another order than they arrived.
+Deliveries can end in another order than they arrived. One frame can acknowledge a delivery and all
+earlier ones (`multiple`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Settlement:
         It is called for each delivery, in the order of arrival.
 
         Args:
-            tag: its delivery tag, which must be higher than all earlier ones.
+            tag: the delivery tag. It must be higher than the tags of all earlier deliveries.
 
         """
         self._tags.append(tag)

@@ -1,8 +1,8 @@
 """The checks of the option `waiting_limit`: whether too many records of a consumer wait.
 
-There are two limits with this value. One counts the records that wait for earlier records of their
-keys. The other counts the records that wait for old queues: the queues of older generations of a
-ring.
+There are two limits, each with the value of the option. One counts the records that wait for
+earlier records of their keys. The other counts the records that wait for old queues: the queues of
+older generations of a ring.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class WaitingLimit(ABC):
     """Checks whether too many records of one consumer wait, and logs when this changes.
 
     The limit counts as reached until the number of waiting records has fallen to RESUME_SHARE of
-    the limit. Otherwise the consumer could hold and continue with each record.
+    the limit. If it counted as reached only at the limit itself, the consumer could hold and
+    continue after each single record.
 
     The option `waiting_limit` of the queue sets the limit.
     """
@@ -64,10 +65,9 @@ class WaitingLimit(ABC):
 class RetryLimit(WaitingLimit):
     """The limit of records that wait for earlier records of their keys.
 
-    When the limit is reached, the consumer holds.
-
-    While it holds, the consumer handles only waiting records. Records that wait for old queues do
-    not count: the consumer must still handle the deliveries of the old queues.
+    While the limit is reached, the consumer *holds*: it handles only waiting records. Records that
+    wait for old queues do not count for this limit. If they did, a consumer that holds because of
+    them would never handle the deliveries of the old queues.
 
     WaitingQueues, the waiting queues of a consumer, has one RetryLimit object.
     """
@@ -119,7 +119,7 @@ class RetryLimit(WaitingLimit):
 class SwitchLimit(WaitingLimit):
     """The limit of records that wait for old queues, those of older generations of a ring.
 
-    While it is reached, only the deliveries of the oldest generation are handled.
+    While the limit is reached, only the deliveries of the oldest generation are handled.
 
     SwitchProgress, which tracks the old queues, has one SwitchLimit object.
     """
