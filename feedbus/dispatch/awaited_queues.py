@@ -1,7 +1,8 @@
-"""The queues of older generations that waiting records wait for, with the number of records.
+"""Count the records that wait for the deletion of queues of older generations.
 
-After a change of shards, an older queue can still contain earlier records of a key. A record of
-this key in a newer queue waits until the older queue is deleted.
+A change of shards creates new queues, a new generation. The queues of the older generations can
+still contain earlier records of a key. So a record of this key in a newer queue waits until such an
+older queue is deleted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ class AwaitedQueues:
     WaitingRecords, the waiting records of one consumer, has one AwaitedQueues object.
 
     Attributes:
-        record_count: how many records wait for at least one queue.
+        record_count: how many records wait for one or more of these queues.
 
     """
 
@@ -27,15 +28,16 @@ class AwaitedQueues:
 
     @property
     def queues(self) -> KeysView[str]:
-        """The names of the older queues, on the broker, that records wait for."""
+        """The names, on the broker, of the older queues for which records wait."""
         return self._record_counts.keys()
 
     def update(self, queues: frozenset[str], change: int) -> None:
-        """Count one more or one fewer record that waits for these queues.
+        """Add one to the counts of these queues, or subtract one.
 
         Args:
-            queues: the names of the queues. If there are none, nothing is counted.
-            change: 1 if a record begins to wait, -1 if it no longer waits.
+            queues: the names of the queues that one record waits for. If there are none, nothing is
+                counted.
+            change: 1 if the record begins to wait, -1 if the record no longer waits.
 
         """
         if queues:

@@ -2,10 +2,10 @@
 
 If a batch handler raises an exception, it is called again for each record alone.
 
-With `order_by`, a batch handler may ask for a retry of a record although it has handled later
-records of the same key. Then the effects of the call are discarded. The handler is called again
-without these later records, which wait. This is frequent in a batch of waiting records, because
-many of them have the same key.
+A batch handler can set a verdict on each record. With `order_by`, it can ask for a retry of a
+record although it has handled later records of the same key. Then the effects of the call are
+discarded. The handler is called again without these later records, which wait. Such calls are
+frequent if the batch has waiting records, because many waiting records have the same key.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from feedbus.records import Records
 
 Failures = dict[int, BaseException]
 
-# If later records have overtaken a failed one, the handler is called again without the later
-# records. After this number of calls, it is called for each record alone.
+# If later records of its key have overtaken a failed record, the handler is called again without
+# the later records. After this number of calls, the handler is called for each record alone.
 MAX_CALLS = 3
 
 
 class BatchCalls:
     """Calls handlers in the consumer's own thread, and sends the messages of each call.
 
-    The dispatch of a consumer has one BatchCalls object, and uses it for handlers in transactions.
+    The dispatch of a consumer has one BatchCalls object, and uses it in the runner's batch mode.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class BatchCalls:
 
         Args:
             calls: calls the handlers.
-            decoder: gets each failure, and adds the decision on the record to its delivery.
+            decoder: gets each exception, and adds the decision on the record to its delivery.
             blocked_keys: checks before a call whether a record must wait.
             overtaken_records: finds the later records that have overtaken a failed record.
 
@@ -59,15 +59,15 @@ class BatchCalls:
 
         Args:
             wrapped: the handler, with the middleware.
-            records: the records of a batch; for a handler of one record, a batch of one.
+            records: the records of a batch. A handler of one record is called for each of them.
 
         Returns:
             Maps the index of a record to its exception, for the records that failed, were dropped
             or must wait. For each of them, a decision was added to its delivery.
 
         Raises:
-            Outage: the store, or something else that the handler needs, is unavailable; the
-                deliveries must be handled again.
+            Outage: the store, or something else that the handler needs, is unavailable. The caller
+                must handle the deliveries again.
 
         """
         failures: Failures = {}
@@ -83,8 +83,9 @@ class BatchCalls:
         )
         exceptions = self._call_with_batch(wrapped, records) if as_batch else None
         if exceptions is not None:
-            # In the order of the records: each record that must wait gets the next position, and
-            # the records of a key are later handled in the order of their positions.
+            # fail() is called in the order of the records, because it gives the next position to
+            # each record that waits. The records of a key are later handled in the order of their
+            # positions.
             for index, verdict in sorted(exceptions.items()):
                 fail(index, verdict)
             return failures
@@ -104,8 +105,8 @@ class BatchCalls:
     def _call_with_batch(self, wrapped: WrappedHandler, records: Records) -> Failures | None:
         """Call a batch handler; return the exceptions by the index of the record.
 
-        The result is None if each record must be handled alone: the handler has raised an
-        exception, or later records have overtaken failed ones in each of MAX_CALLS calls.
+        If the result is None, each record must be handled alone. This is so if the handler raises
+        an exception, or if later records overtake failed records in each of MAX_CALLS calls.
         """
         # The records of the next call, and their indexes in `records`.
         remaining, indexes = records, list(range(len(records)))
@@ -131,8 +132,8 @@ class BatchCalls:
         """Call a handler and send its messages; return the exception of the call, or None.
 
         Raises:
-            Outage: the store, or something else that the handler needs, is unavailable; no
-                attempt is counted.
+            Outage: the store, or something else that the handler needs, is unavailable. No attempt
+                is counted.
 
         """
         publications, error = self._calls.call(wrapped, records)

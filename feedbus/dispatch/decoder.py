@@ -30,9 +30,13 @@ EXPIRED = "expired: no consumer took the delayed message within its `expires`"
 class Decoder:
     """Decodes the deliveries of one consumer, and adds the decisions on their records.
 
-    A decision is the verdict on a record that has failed, is invalid or must wait, with the message
-    that is sent for the record, if there is one. The decoder adds the decision to
-    DecodedDelivery.decisions. The dispatch of a consumer has one Decoder object.
+    A decision contains the verdict on a record that has failed, is invalid or must wait. If a
+    message is sent for the record, the decision also contains this message. The decoder adds the
+    decision to DecodedDelivery.decisions.
+
+    The other records become *inputs*. An input has records for one handler or, with
+    `block_on_dead`, one invalid record, which no handler gets. The dispatch of a consumer has one
+    Decoder object.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 -- a decoder's parts
@@ -49,7 +53,7 @@ class Decoder:
         Args:
             topology: the topology with the project's codecs.
             consumer: the consumer of the queue.
-            routes: select the handler of a message.
+            routes: the routes, which select the handler of each message.
             wrapped_handlers: the handlers of the routes, in the same order, with the middleware.
             failure_policy: returns the decision on a record that has failed or cannot be decoded.
             order_decisions: decides which records wait; None if the queue has no `order_by`.
@@ -60,7 +64,8 @@ class Decoder:
         self._failure_policy = failure_policy
         self._order_decisions = order_decisions
         self._order = Order.of(consumer.queue)
-        # Whether the decision on an invalid record is made after the earlier records of its key.
+        # Whether the decision on an invalid record is made when the earlier records of its key have
+        # been handled: the dead letter must block only the later records.
         self._decides_in_order = order_decisions is not None and consumer.queue.block_on_dead
         self._wrapped_handlers = wrapped_handlers
         self._codecs = Codecs.of(topology)
@@ -77,10 +82,9 @@ class Decoder:
             deliveries: the deliveries in the order of their arrival.
 
         Returns:
-            The decoded deliveries, and their records for the handlers, in order. A record is left
-            out if the decision on it has been added to its delivery, for example because it must
-            wait. Each item of the second value is either records for one handler, or an invalid
-            record, which no handler gets.
+            Two lists: the decoded deliveries, and the inputs, in the order of the records. A record
+            is in no input if the decision on this record has been added to its delivery, for
+            example because the record must wait.
 
         """
         decoded_deliveries: list[DecodedDelivery] = []
@@ -125,8 +129,8 @@ class Decoder:
     def _append_ordered(self, inputs: Inputs, decoded: DecodedDelivery) -> None:
         """Append the records of a delivery to the inputs, on a queue with `order_by`.
 
-        Records that have no ordering key, or that must wait, are left out. A decision on each of
-        them is added to the delivery.
+        If a record has no ordering key, or must wait, it is not appended. Instead, the decision on
+        the record is added to the delivery.
         """
         key_errors = self._order.key_errors(decoded.pack) if self._order.field else {}
         for row, errors in key_errors.items():
@@ -150,7 +154,7 @@ class Decoder:
             self._append_by_handler(inputs, decoded, rows)
 
     def _decide_before_call(self, decoded: DecodedDelivery, row: int) -> bool:
-        """Add the decision on a record that may not be handled now; return whether there is one."""
+        """If a record must not be handled now, add the decision on it, and return True."""
         if self._order_decisions is None or self._order_decisions.is_idle:
             return False
         decision = self._order_decisions.decide_before_call(decoded, row)
@@ -168,8 +172,9 @@ class Decoder:
     ) -> None:
         """Validate records for a handler, and append the valid records to the inputs.
 
-        With `block_on_dead`, invalid records are appended, too, between the valid ones. Without it,
-        the decision on each invalid record is made at once.
+        With `block_on_dead`, invalid records are appended, too, between the valid records: the
+        decision on an invalid record is made when the earlier records have been handled. Without
+        `block_on_dead`, the decision is made at once.
 
         Args:
             inputs: the earlier inputs.
@@ -239,9 +244,9 @@ class Decoder:
                 inputs, delivery, self._failure_policy.reject_undecodable(delivery)
             )
         if delivery.expired(self._failure_policy.clock):
-            # The expiration of a delayed message is over. The message becomes a dead letter. It
-            # blocks no key, even with `block_on_dead`: a message that the broker itself has expired
-            # blocks no key either.
+            # The expiration of a delayed message is over. The message becomes a dead letter. This
+            # dead letter blocks no key, even with `block_on_dead`. The reason: if the broker itself
+            # removes an expired message from a queue, no key is blocked either.
             decision = self._failure_policy.dead_letter(delivery, EXPIRED)
             return DecodedDelivery(self._consumer, delivery, _empty_pack(delivery), [decision])
         try:
@@ -266,8 +271,9 @@ class Decoder:
     ) -> DecodedDelivery:
         """Decide on an undecodable delivery at once, or append it to the inputs.
 
-        It is appended if its dead letter will block its key (`block_on_dead`), and the key is known
-        without its body: the key is the routing key, and the delivery is not a pack.
+        The delivery is appended if its dead letter will block its key (`block_on_dead`), and the
+        key is known without the body. The key is known if the key is the routing key, and the
+        delivery is not a pack.
         """
         if not (
             self._decides_in_order and self._order.by_routing_key and delivery.content_type != PACK
@@ -278,7 +284,7 @@ class Decoder:
         return decoded
 
     def _decode_body(self, delivery: Delivery) -> Pack:
-        """Decode a body as an object, a text or bytes, as its handler needs."""
+        """Decode a body as an object, a text or bytes: as the handler of the delivery needs it."""
         handler_index = self._routes.index_for(delivery.original_key, delivery.properties)
         return self._codecs.read(
             delivery.body,
@@ -314,7 +320,7 @@ class Decoder:
     def decide(self, invalid: InvalidRecord) -> None:
         """Add the decision on an invalid record, which no handler gets, to its delivery.
 
-        Called when the earlier records of its key have been handled.
+        BlockedKeys calls this when the earlier records of the key have been handled.
 
         Args:
             invalid: the record.
@@ -333,7 +339,8 @@ class Decoder:
         Args:
             decoded: the delivery.
             row: the index of the record in the delivery.
-            error: why the record was not handled. EarlierRecordWaits if it must wait.
+            error: the exception of the handler, or the reason why no handler was called. It is
+                EarlierRecordWaits if the record must wait.
 
         """
         delivery, pack = decoded.delivery, decoded.pack

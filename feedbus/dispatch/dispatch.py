@@ -41,15 +41,16 @@ events = EventLog(__name__)
 class Dispatch:
     """Handles the deliveries of one consumer with the handlers of its queue.
 
-    In the runner's batch mode, handle() does the whole work. In the other modes, SingleCalls or
-    ConcurrentCalls calls the handlers, and uses decode(), end_record() and finish().
+    The runner has three modes. In the batch mode, it calls handle(), which does the whole work. In
+    the group mode, SingleCalls calls the handlers. In the concurrent mode, ConcurrentCalls calls
+    them. Both of these classes use decode(), end_record() and finish().
 
     A consumer's process has one Dispatch object.
 
     Attributes:
         clock: the clock of the broker.
-        waiting_deliveries: the deliveries of the waiting queues; None if the queue has no
-            `order_by`.
+        waiting_deliveries: the deliveries of the waiting queues. A failed record and the later
+            records of its key wait there. The value is None if the queue has no `order_by`.
         blocked_keys: checks before a call whether a record must wait.
         calls: calls the handlers.
         has_dead_handler: whether the queue sets `dead_handler`, a function of the project that gets
@@ -73,10 +74,10 @@ class Dispatch:
         Args:
             topology: the topology of the system.
             consumer: the consumer whose deliveries are handled.
-            handlers: select the handler of a message.
+            handlers: the routes, which select the handler of each message.
             sender: sends the messages of the handlers, the retries and the dead letters.
             metrics: counts the records.
-            store: handlers are called in its transactions, except on a queue with
+            store: handlers are called in transactions of this store, except on a queue with
                 `store = false`.
             resources: the resources that the handlers request.
 
@@ -117,8 +118,8 @@ class Dispatch:
         overtaken_records = OvertakenRecords(
             order, self._failure_policy, block_on_dead=queue.block_on_dead
         )
-        # Leftover rows: a process has committed them to the outbox, and has not sent their
-        # messages, because it was killed, or because of an outage. They are sent before later
+        # Leftover rows are committed rows of the outbox whose messages were not sent: the process
+        # was killed after the commit, or an outage followed. These messages are sent before later
         # messages.
         leftovers = LeftoverRows(store, topology.name, self.clock) if queue.once else None
         self.calls = HandlerCalls(consumer, sender, store, leftovers, overtaken_records.find)
@@ -136,7 +137,7 @@ class Dispatch:
         self._paused_seconds = 0.0
         # Other programs can publish a message without an id. Then feedbus derives an id from the
         # content of the message. So two equal messages have the same id, and on a queue with
-        # `once = true` the second one would be ignored. This object makes the ids different.
+        # `once = true` the second message would be ignored. This object gives it another id.
         self._repeated_deliveries = (
             RepeatedDeliveries(
                 queue.name, store.inbox, metrics, self.clock.unique, in_order=order.is_ordered
@@ -148,8 +149,8 @@ class Dispatch:
     def handle(self, deliveries: Sequence[Delivery]) -> None:
         """Handle deliveries; after this call, all of them may be acknowledged.
 
-        The broker has then confirmed all messages that result from them: messages of the handler,
-        retries and dead letters.
+        When this method returns, the broker has confirmed all messages that result from the
+        deliveries: messages of the handler, retries and dead letters.
 
         The runner calls this in the batch mode.
 
@@ -157,7 +158,8 @@ class Dispatch:
             deliveries: the deliveries of a batch, in the order of their arrival.
 
         Raises:
-            Outage: the store or the broker is unavailable; handle the same deliveries again later.
+            Outage: the store or the broker is unavailable. The caller must handle the same
+                deliveries again later.
 
         """
         started, paused_seconds = self.clock.monotonic(), self._paused_seconds
@@ -179,9 +181,9 @@ class Dispatch:
     def pause_after_slices(self, pause: Callable[[], None]) -> None:
         """Call a function after each slice of the messages that a handler publishes.
 
-        On a queue with `stream = true`, messages are sent in slices while the handler runs. After
-        each slice, `pause` calls handle() with other deliveries. The time of these calls is not
-        counted as time of the handler that has published the slice.
+        On a queue with `stream = true`, messages are sent in slices of up to 20,000 messages while
+        the handler runs. After each slice, `pause` calls handle() with other deliveries. The time
+        of these calls is not counted as time of the handler that has published the slice.
 
         The runner calls this once, at its start.
 
@@ -193,10 +195,10 @@ class Dispatch:
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # pause() calls handle(), so a pause can contain other pauses. The inner pauses have
-            # increased `_paused_seconds`, and their time is also part of the time of this pause. So
-            # the time of this pause is added to the value from before this pause. Then the inner
-            # pauses are counted once.
+            # pause() calls handle(), so a pause can contain other pauses. An inner pause has
+            # increased `_paused_seconds`, but its time is also part of the time of this pause. To
+            # count the inner pause only once, the time of this pause is added to the value that
+            # `_paused_seconds` had before this pause.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause
@@ -205,7 +207,7 @@ class Dispatch:
     def has_store(self) -> bool:
         """Whether handlers are called in transactions of a store.
 
-        Then the runner uses the batch mode.
+        If this is true, the runner uses the batch mode.
         """
         return not isinstance(self._store, NoStore)
 
@@ -250,7 +252,9 @@ class Dispatch:
         decoded_deliveries: Sequence[DecodedDelivery],
         before_dead_handler: Callable[[str], None] | None = None,
     ) -> None:
-        """Send the retries and dead letters of deliveries; they may then be acknowledged.
+        """Send the retries and dead letters of deliveries.
+
+        After this call, the deliveries may be acknowledged.
 
         SingleCalls and ConcurrentCalls call this.
 
@@ -262,8 +266,8 @@ class Dispatch:
                 message.
 
         Raises:
-            Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
-                repeated.
+            Outage: the broker is unavailable, or the dead handler raises Outage. The caller may
+                repeat the call.
 
         """
         self._failed_record_sender.send(decoded_deliveries, before_dead_handler=before_dead_handler)
@@ -281,11 +285,12 @@ class Dispatch:
 
         Args:
             deliveries: the deliveries in the order of their arrival.
-            running: the ids of messages that are being handled now. If feedbus derives one of these
-                ids for a new message, the new message gets another id.
+            running: the ids of messages that are being handled now. If a new message was published
+                without an id, and feedbus derives one of these ids from the content of the new
+                message, the new message gets another id.
 
         Raises:
-            StoreOutage: the store is unavailable, on a queue with `once = true`.
+            StoreOutage: the queue has `once = true`, and the store is unavailable.
 
         """
         if self._repeated_deliveries is not None:
@@ -299,21 +304,22 @@ class Dispatch:
         return self._decoder.decode(deliveries)
 
     def give_up(self, delivery: Delivery, reason: str, *, skip_dead_handler: bool = False) -> None:
-        """Make a delivery a dead letter without decoding it; it may then be acknowledged.
+        """Make a delivery a dead letter without decoding its message.
 
-        The runner calls this in place of handle().
+        After this call, the delivery may be acknowledged. The runner calls this in place of
+        handle().
 
         Args:
-            delivery: a message that has reached the `delivery_limit` of its queue: so many times,
-                the process has ended, or has lost its connection to the broker, while it handled
-                this message.
+            delivery: the delivery of a message that has reached the `delivery_limit` of its queue.
+                This limit counts how often the process ended, or lost its connection to the broker,
+                while it handled the message.
             reason: the reason of the dead letter.
-            skip_dead_handler: True if the dead handler must not be called, because it, too, has
-                ended the process too often.
+            skip_dead_handler: True if the dead handler must not be called, because the dead handler
+                has also ended the process too often.
 
         Raises:
-            Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
-                repeated.
+            Outage: the broker is unavailable, or the dead handler raises Outage. The caller may
+                repeat the call.
 
         """
         decision = self._failure_policy.dead_letter(delivery, reason)

@@ -1,4 +1,7 @@
-"""Call the dead handler, then send the retries and dead letters of deliveries."""
+"""Call the dead handler, then send the retries and dead letters of deliveries.
+
+The dead handler is a function of the project that gets each new dead letter.
+"""
 
 from __future__ import annotations
 
@@ -44,17 +47,17 @@ class FailedRecordSender:
     ) -> None:
         """Send the retries and dead letters of deliveries, and wait until the broker confirms them.
 
-        The dead handler, a function of the project, is called before each new dead letter is sent.
+        The dead handler is called before each new dead letter is sent.
 
         Args:
             decoded_deliveries: the deliveries, with the decisions on their failed records.
             skip_dead_handler: True if the dead handler must not be called.
-            before_dead_handler: called before the dead handler can get records of a message, with
-                the id of the message.
+            before_dead_handler: called with the id of a message, before the dead handler can get
+                records of the message.
 
         Raises:
-            Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
-                repeated.
+            Outage: the broker is unavailable, or the dead handler raises Outage. The caller may
+                repeat the call.
 
         """
         if self._dead_handler is not None and not skip_dead_handler:
@@ -65,14 +68,16 @@ class FailedRecordSender:
                     self._dead_handler.call_before(decoded.delivery, decision)
                     for decision in decoded.decisions
                 ]
-        # The connection can be lost between any two of these messages. So their order is:
-        # 1. the dead letter. Suppose that only the message that blocks the key was sent, and that
-        #    `waiting_limit` is reached now. The consumer would stop reading its queue, which still
-        #    has the record. Without a dead letter, an operator could not release the key;
-        # 2. the message that blocks the key;
-        # 3. the messages of the later records of the key. Suppose that these were sent without the
-        #    message that blocks the key. The record of the dead letter would be delivered again,
-        #    and would have to wait behind the later records.
+        # With `block_on_dead`, a dead letter has a blocking message, which blocks the key. The
+        # connection can be lost between any two of these messages. So their order is:
+        # 1. The dead letter. Suppose that the blocking message is sent first, and that the
+        #    connection is then lost. When the consumer has connected again, it can reach the
+        #    `waiting_limit`. Then it stops reading its queue, which still contains the record. So
+        #    the dead letter is never sent, and without it an operator cannot release the key.
+        # 2. The blocking message.
+        # 3. The messages of the later records of the key. Suppose that they are sent before the
+        #    blocking message, and that the connection is then lost. The record of the dead letter
+        #    is delivered again, and must wait behind the later records.
         messages = [
             message
             for decoded in decoded_deliveries

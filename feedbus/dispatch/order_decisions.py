@@ -1,17 +1,18 @@
 """Decide which records wait, so that the records of each key stay in order (`order_by`).
 
-A decision is the verdict on a record that has failed, is invalid or must wait, with the message
-that is sent for the record, if there is one. This module changes the decisions of FailurePolicy:
-the message of a record that waits is sent to the waiting queue, with a position. The records of a
-key are handled in the order of their positions.
+A decision contains the verdict on a record that has failed, is invalid or must wait. If a message
+is sent for the record, the decision also contains this message. FailurePolicy decides without
+regard to the order of the records. If a record waits, this module changes the decision: the message
+gets a position, and is sent to the waiting queue, a queue on the broker for such records. The
+records of a key are handled in the order of their positions.
 
 Example: the records A1 and A2 have the key A.
 
 1. A1 fails, and FailurePolicy decides on a retry. keep_in_order() adds A1 to the waiting records.
    It changes the decision: the message is sent to the waiting queue, with a position.
 2. A2 arrives. decide_before_call() finds that A1 waits. So no handler gets A2. A2 is sent to the
-   waiting queue, too, with the next position. If A2 is in the same batch as A1, must_wait() finds
-   that A1 has failed.
+   waiting queue, too, with the next position. If A2 is in the same batch as A1, A2 arrives before
+   A1 fails. Then must_wait() finds, before the call for A2, that A1 has failed.
 3. The waiting queue delivers A1 and A2. If A1 fails again, a new message with the old position of
    A1 is sent. For A2, no message is sent: the old message of A2 stays in the waiting queue.
 
@@ -40,8 +41,8 @@ events = EventLog(__name__)
 class OrderDecisions:
     """Decides which records of a consumer wait.
 
-    Its methods get a record as its decoded delivery and `row`, the index of the record in the
-    delivery.
+    A record is passed to the methods as two arguments: its decoded delivery, and `row`, the index
+    of the record in this delivery.
 
     The dispatch of a consumer whose queue has `order_by` has one OrderDecisions object.
 
@@ -79,12 +80,14 @@ class OrderDecisions:
     def is_idle(self) -> bool:
         """Whether every record may be handled when it arrives.
 
-        This is so if no record waits, no old queue exists, and no record waited when the consumer
-        began to read. If the result is True, the decoder checks no keys.
+        If this is true, the decoder checks no keys. Three conditions must be true:
 
-        The last condition is for crashes. A process can end after it has sent a failed record to
-        the waiting queue, and before it acknowledges the record in its own queue. Then the record
-        is in both queues, and the own queue delivers it again.
+        - No record waits.
+        - No old queue (a queue of an older generation) exists.
+        - No record waited when the consumer began to read. This condition is for crashes. A process
+          sends a failed record to the waiting queue, and then acknowledges the record in its own
+          queue. If the process ends between these two steps, the record is in both queues. Then the
+          own queue delivers the record again, and decide_before_call() must recognise it.
         """
         waiting = self.waiting
         return waiting.predecessors is None and not (
@@ -94,7 +97,7 @@ class OrderDecisions:
     def must_wait(self, decoded: DecodedDelivery, row: int) -> bool:
         """Whether a record must wait, because an earlier record of its key waits or has failed.
 
-        It is asked before each call of a handler.
+        BlockedKeys calls this before a handler is called.
 
         Args:
             decoded: the delivery of the record.
@@ -108,12 +111,12 @@ class OrderDecisions:
         return self._records.blocks(key, self.waiting.queue_of(decoded.delivery).generation_number)
 
     def decide_before_call(self, decoded: DecodedDelivery, row: int) -> Decision | None:
-        """Return the decision on a record that may not be handled now, or None if it may.
+        """Return the decision on a record that must not be handled now; None if it may be handled.
 
-        A record may not be handled in these cases:
+        A record must not be handled now in these cases:
 
-        - An earlier record of its key waits, or an old queue can still contain one. The record is
-          sent to the waiting queue.
+        - An earlier record of its key waits, or an old queue can still contain an earlier record of
+          the key. The record is sent to the waiting queue.
         - The record is a requeued dead letter that blocks its key. It is sent to the waiting queue
           with its old position.
         - The consumer's own queue delivers a record that is also in the waiting queue, because of a
@@ -137,10 +140,11 @@ class OrderDecisions:
         if (
             delivery.redelivered
             and decoded.has_own_ids
-            # A publisher can send two messages with the same id. Suppose that the first one has
-            # become a dead letter that blocks the key, and that the second one waits. When the dead
-            # letter is requeued, its id is found among the ids of the waiting records. But it is
-            # another message: if it were taken for a repetition, it would be lost.
+            # A publisher can send two messages with the same id. Suppose that the first message has
+            # become a dead letter that blocks the key, and that the second message waits. When the
+            # dead letter is requeued, its id is found among the ids of the waiting records. But the
+            # dead letter is not a repetition of the waiting message. If it were treated as a
+            # repetition, no handler would get it.
             and dead_letter is None
             and waiting.records_at_start.contain(queue.generation_number, message_id)
         ):
@@ -160,9 +164,10 @@ class OrderDecisions:
     def keep_delivery_in_order(self, decoded: DecodedDelivery, decision: Decision) -> Decision:
         """Keep the order after the decision on a whole delivery, which no handler receives.
 
-        Such a delivery cannot be decoded, or ended its process too often. If its key is known
-        without its body, the dead letter can block the key, so that later records wait. Otherwise
-        no key is blocked, and the decision is returned without a change.
+        Such a delivery cannot be decoded, or has ended its process too often. It becomes a dead
+        letter. With `block_on_dead`, the dead letter blocks the key of the delivery if the key is
+        known without the body. In all other cases, no key is blocked, and the decision is returned
+        without a change.
 
         Args:
             decoded: the delivery.
@@ -179,9 +184,11 @@ class OrderDecisions:
         return self.keep_in_order(decoded, 0, decision) if key_is_known else decision
 
     def keep_in_order(self, decoded: DecodedDelivery, row: int, decision: Decision) -> Decision:
-        """Keep the order after the decision on a record: a retry or a dead letter blocks its key.
+        """Change the decision on a record, so that the later records of its key stay in order.
 
-        If the key is blocked from now on, this is registered, so that later records wait.
+        The key is blocked if the record waits or is tried again. With `block_on_dead`, a dead
+        letter blocks the key, too. A record that blocks its key is registered, so that later
+        records wait.
 
         Args:
             decoded: the delivery that contains the record.
@@ -189,10 +196,11 @@ class OrderDecisions:
             decision: the decision of FailurePolicy on the record.
 
         Returns:
-            The decision with these changes. If the record waits, the message goes to the waiting
-            queue. If a dead letter blocks the key, the decision also has a `blocking_message` for
-            the waiting queue. If the record came from a waiting queue and was not handled, the
-            decision has no message, because the delivered message stays in the waiting queue.
+            The decision with these changes. If the record waits or is tried again, its message goes
+            to the waiting queue. If a dead letter blocks the key, the decision also has a
+            `blocking_message` for the waiting queue. If the record came from a waiting queue and
+            was not handled, the decision has no message: the old message stays in the waiting
+            queue.
 
         """
         due_at = self._due_at(decision)
@@ -225,12 +233,13 @@ class OrderDecisions:
         return replace(decision, blocking_message=message)
 
     def _blocks_already(self, decoded: DecodedDelivery, row: int, letter: Outgoing) -> bool:
-        """Whether an earlier dead letter of a record blocks its key already.
+        """Whether an earlier dead letter of this record blocks the key already.
 
-        An example is a requeued dead letter whose body cannot be decoded: the message that blocks
-        the key is still in the waiting queue. When a dead letter is requeued, its record
-        replaces only one blocking message. So a second blocking message would stay, and the key
-        would remain blocked.
+        If so, no second blocking message (a message that blocks the key) must be sent. Example: a
+        dead letter whose body cannot be decoded is requeued, and becomes a dead letter again. Its
+        first blocking message is still in the waiting queue. When a dead letter is requeued and
+        handled, only one blocking message is removed. A second blocking message would stay, and
+        would block the key for ever.
 
         Args:
             decoded: the delivery that contains the record.
@@ -242,10 +251,10 @@ class OrderDecisions:
         return self._records.find_dead_letter(key, letter.message_id) is not None
 
     def _due_at(self, decision: Decision) -> float | None:
-        """Return when a record may be handled, in seconds since 1970; None if it blocks no key.
+        """Return when a record may be handled, in seconds since 1970.
 
-        The result is 0 if the record only waits for earlier records, and infinity if it is a dead
-        letter that blocks its key.
+        The result is 0 if the record only waits for earlier records. The result is infinity if the
+        record is a dead letter that blocks its key, and None if the record blocks no key.
         """
         if self._block_on_dead and decision.is_dead_letter:
             return math.inf

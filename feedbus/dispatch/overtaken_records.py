@@ -1,4 +1,4 @@
-"""Find the failed records of a batch that later records of their keys have overtaken.
+"""Find the failed records of a batch that were overtaken by later records of the same key.
 
 A batch handler sets the verdict of each record. Example: a batch has the records A1 and A2 of one
 key. The handler raises no exception, asks for a retry of A1, and handles A2. So A2 has overtaken
@@ -22,8 +22,8 @@ RecordLocation = tuple[DecodedDelivery, int]  # a delivery, and the index of one
 class OvertakenRecords:
     """Finds the overtaken records of batches of one queue.
 
-    The dispatch of a consumer has one OvertakenRecords object. A batch handler has overtaken a
-    failed record if it has handled a later record of the same key.
+    A failed record is overtaken if the batch handler has handled a later record of the same key in
+    the same call. The dispatch of a consumer has one OvertakenRecords object.
     """
 
     def __init__(self, order: Order, policy: FailurePolicy, *, block_on_dead: bool) -> None:
@@ -42,12 +42,12 @@ class OvertakenRecords:
         self._blocking_exceptions = Retry | Reject if block_on_dead else Retry
 
     def find(self, records: Records) -> list[RecordLocation]:
-        """Return the first failed record of each key, if at least one of them was overtaken.
+        """Return the first failed record of each key, if at least one record was overtaken.
 
-        If none was overtaken, the result is empty. If the result is not empty, the transaction is
-        rolled back.
+        If no record was overtaken, the result is empty. If the result is not empty, the caller
+        rolls back the transaction.
 
-        It is called within the transaction, after the handler has returned.
+        HandlerCalls calls this within the transaction, after the handler has returned.
 
         Args:
             records: the records of a batch after the call of the handler, with their verdicts.
@@ -70,13 +70,13 @@ class OvertakenRecords:
         return [*first_failures.values()] if overtaken else []
 
     def _blocks_key(self, location: RecordLocation, verdict: BaseException) -> bool:
-        """Whether later records of the key have to wait after this verdict on a record."""
+        """Whether this verdict on a record lets the later records of its key wait."""
         decoded, row = location
         decision = self._policy.decide(decoded.delivery, decoded.pack, row, verdict)
         return decision.verdict == "retry" or (self._block_on_dead and decision.is_dead_letter)
 
     def find_later(self, records: Records, failed_records: Sequence[RecordLocation]) -> set[int]:
-        """Return the indexes in the batch of records that follow a failed record of their key.
+        """Return the indexes of the records that come after a failed record of the same key.
 
         The handler is called again without these records, which wait.
 
@@ -105,7 +105,7 @@ class OvertakenRecords:
 def locate(records: Records, index: int) -> RecordLocation:
     """Return the delivery of a record of a batch, and the index of the record in the delivery.
 
-    It connects a record of a batch with the decisions on its delivery.
+    The decision on the record is added to this delivery.
 
     Args:
         records: the records of the batch.

@@ -3,11 +3,12 @@
 A record gets a position when it begins to wait, and keeps this position until the record is
 handled. The records of a key are handled in the order of their positions.
 
-Each generation of queues has a range of positions, which is above the ranges of all earlier
-generations. Example: the records R1 to R4 have one key. R1 and R2 are in the queue of generation 0,
-R3 and R4 in the queue of generation 1. R1 fails, and gets position 1. R3 and R4 arrive. They must
-wait for R1, and get the positions 2**40 + 1 and 2**40 + 2. Then R2 arrives. It must wait, too, and
-gets position 2. So the order of the positions is R1, R2, R3, R4.
+A change of shards creates a new generation of queues. Each generation has a range of positions,
+which is above the ranges of all earlier generations. Example: the records R1 to R4 have one key. R1
+and R2 are in the queue of generation 0, R3 and R4 in the queue of generation 1. R1 fails, and gets
+position 1. R3 and R4 arrive. They must wait for R1, and get the positions 2**40 + 1 and 2**40 + 2.
+Then R2 arrives. It must wait, too, and gets position 2. So the order of the positions is R1, R2,
+R3, R4.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The order of a queue, and the ordering key of a record (`order_by`).
 
 Records with the same ordering key are handled in the order of their publication. With
-`order_by = true`, the key is the routing key. With `order_by = "customer"`, it is the value of the
-field `customer`. The message of a waiting record contains this value as JSON: `7` for a number,
-`"7"` for a text. If the JSON is too long for a header, its digest is used instead.
+`order_by = true`, the key is the routing key. With `order_by = "customer"`, the key is the value of
+the field `customer`. If a record waits for an earlier record of its key, a header of its message
+contains this value as JSON: `7` for a number, `"7"` for a text. If the JSON is too long for a
+header, the header contains the digest of the JSON.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ class Order:
     def waiting_key(self, delivery: Delivery, pack: Pack, row: int) -> str:
         """Return a record's ordering key as a text, as the message of a waiting record contains it.
 
-        A value that is not a routing key is written as JSON: `7` for a number, `"7"` for a text. If
-        the JSON is too long for a header, its digest is used.
+        A routing key is returned unchanged. The value of a field is written as JSON: `7` for a
+        number, `"7"` for a text. If the JSON is too long for a header, the result is its digest.
 
         Args:
             delivery: the delivery that contains the record.
@@ -108,14 +109,15 @@ class Order:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def key_errors(self, pack: Pack) -> Mapping[int, Mapping[str, Sequence[str]]]:
-        """Return the errors of records without a usable ordering key, if `order_by` names a field.
-
-        The result maps the index of such a record to a mapping of the field to its errors.
+        """Return why records have no usable ordering key, if `order_by` names a field.
 
         The decoder makes these records dead letters.
 
         Args:
             pack: the records of a delivery.
+
+        Returns:
+            A mapping from the index of each such record to `{field: [error]}`.
 
         """
         values = self._values(pack)

@@ -1,16 +1,17 @@
 """The records that waited when a consumer began to read.
 
-A failed record is published to the waiting queue, and is then acknowledged in its own queue. If the
-process ends between these two steps, the record is in both queues. The next process first reads the
-waiting queue completely, and keeps the ids of the records in it. Then the own queue delivers the
-record again. Because its id was kept, this delivery is a repetition: it is acknowledged, and the
-record is handled from the waiting queue.
+With `order_by`, a failed record is published to the waiting queue, in which it waits for its next
+attempt. Then the record is acknowledged in its own queue. If the process ends between these two
+steps, the record is in both queues. The next process first reads the waiting queue completely, and
+keeps the ids of its records. Then the own queue delivers the record again. The kept id shows that
+this delivery is a repetition. So the delivery is acknowledged, and the record is handled when the
+waiting queue delivers it.
 
 Two kinds of ids are not kept:
 
-- ids that feedbus has derived from the content, because the publisher gave none: another record can
-  have the same derived id;
-- ids of dead letters that block their keys: when such a dead letter is requeued, it has the same
+- Derived ids: the publisher gave no id, and feedbus has derived one from the content. Another
+  record with equal content has the same id.
+- Ids of dead letters that block their keys. When such a dead letter is requeued, it has the same
   id, and must be handled.
 """
 
@@ -25,12 +26,12 @@ from feedbus.dispatch.waiting_record import WaitingRecord
 class RecordsAtStart:
     """The ids of the records that waited when the consumer began to read.
 
-    With them, the consumer recognises a record that its queue delivers although the record is in
-    the waiting queue already. WaitingDeliveries has one RecordsAtStart object.
+    With these ids, the consumer recognises a record that its queue delivers although the record is
+    in the waiting queue already. WaitingDeliveries has one RecordsAtStart object.
 
     Attributes:
-        ids: for each record, the number of the generation whose queue delivered it first, and the
-            id of the record.
+        ids: for each record, the number of the generation (the set of queues) whose queue delivered
+            the record first, and the id of the record.
 
     """
 
@@ -64,5 +65,5 @@ class RecordsAtStart:
         return (generation_number, message_id) in self.ids
 
     def clear(self) -> None:
-        """Forget all ids; called when the connection ends."""
+        """Forget all ids, when the connection ends: the next connection reads the queue again."""
         self.ids.clear()

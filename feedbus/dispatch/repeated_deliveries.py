@@ -1,17 +1,21 @@
 """Distinguish new messages from repeated deliveries, if they have no message ids.
 
-Only other programs publish messages without ids: a bus always sets one. feedbus derives an id from
-the content of such a message. So equal messages have the same derived id, whether they are new or
-repeated. On a queue with `once`, this matters if a message with the same id was handled before, or
-is being handled:
+Only other programs publish messages without ids, because a bus always sets an id. feedbus derives
+an id from the content of such a message. So equal messages have the same derived id. On a queue
+with `once = true`, feedbus skips a message whose id is in the inbox, the table with the ids of
+handled messages. So feedbus would also skip a new message that equals a handled message. To prevent
+that, this module checks each message without an id. If a message with the same derived id was
+handled before, or is being handled, there are two cases:
 
-- A message without the flag `redelivered` is certainly new. It gets another id.
-- A message with the flag can be new or repeated. If its id is in the inbox, feedbus treats it as
-  repeated, and logs and counts it. Otherwise it gets another id.
+- The message does not have the flag `redelivered`, which the broker sets. Then it is certainly new,
+  and gets another id.
+- The message has the flag. Then it can be new or repeated. If its id is in the inbox, feedbus
+  treats the message as repeated, and logs and counts it. Otherwise the message gets another id.
 
-If a new message fails, its retry or dead letter gets an id with a unique part. A retry can be sent
-twice, because of an outage. Both messages have the same id, so the second one is repeated. With
-`order_by`, retries get no unique part: a record that waits is recognised by its position, too.
+If a new message fails, the id of its retry or dead letter gets a unique part. The reason: an outage
+can make feedbus send the retry twice. Both copies then have the same unique id, and the second copy
+is recognised as repeated. With `order_by`, the id of a retry gets no unique part, because a waiting
+record is recognised by its position, too.
 """
 
 from __future__ import annotations
@@ -66,7 +70,7 @@ class RepeatedDeliveries:
     def with_distinct_ids(
         self, deliveries: Sequence[Delivery], running: Collection[str] = ()
     ) -> Sequence[Delivery]:
-        """Return the deliveries; a new message gets another id if an earlier one has the same id.
+        """Return the deliveries; a new message gets another id if an earlier message has its id.
 
         If the same deliveries are handled again after an outage, the result is the same.
 
@@ -74,8 +78,7 @@ class RepeatedDeliveries:
 
         Args:
             deliveries: the deliveries in the order of their arrival.
-            running: the ids of messages that are being handled. The ids of messages that were
-                handled are in the inbox.
+            running: the ids of messages that are being handled. These ids are not in the inbox yet.
 
         """
         if all(delivery.identified for delivery in deliveries):

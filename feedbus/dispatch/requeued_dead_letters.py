@@ -1,9 +1,10 @@
 """Dead letters that are requeued through a waiting queue, until they are settled.
 
-With `block_on_dead`, a dead letter blocks its key, and the later records of the key wait. When
-`waiting_limit` records wait, the consumer holds: it reads no more messages of its queue. If the
-requeued dead letter was behind the backlog of this queue, the consumer would hold for ever. So dead
-letters are requeued through the waiting queue, which the consumer still reads.
+With `block_on_dead`, a dead letter blocks its key. The later records of the key wait in a second
+queue of the consumer, the waiting queue. When `waiting_limit` records wait, the consumer holds: it
+handles no more messages of its own queue. If the dead letter were requeued through the own queue,
+it would be behind the backlog there. The consumer would never reach the dead letter, and would hold
+for ever. So dead letters are requeued through the waiting queue, which the consumer still reads.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from feedbus.wire import Delivery
 
 
 class RequeuedDeadLetters:
-    """The requeued dead letters of a consumer, from their delivery by a waiting queue to their end.
+    """The requeued dead letters that waiting queues have delivered, until they are settled.
 
-    They are handled before the waiting records. WaitingDeliveries has one RequeuedDeadLetters
-    object.
+    Requeued dead letters are handled before the waiting records. WaitingDeliveries has one
+    RequeuedDeadLetters object.
     """
 
     def __init__(self) -> None:
@@ -39,12 +40,15 @@ class RequeuedDeadLetters:
         self._arrived.append(delivery)
 
     def take(self, max_messages: int, is_suspected: Callable[[str], bool]) -> list[Delivery]:
-        """Return dead letters to handle now; the caller then calls finish() or put_back().
+        """Return dead letters to handle now.
+
+        When they are handled, the caller calls finish(). If they cannot be handled, the caller
+        calls put_back().
 
         Args:
             max_messages: the largest number of dead letters.
-            is_suspected: called with a message id; returns whether this message may have ended a
-                process, so that it must be handled alone.
+            is_suspected: a function that gets a message id. It returns whether this message may
+                have ended a process. Such a message must be handled alone.
 
         """
         count = 0
@@ -62,20 +66,20 @@ class RequeuedDeadLetters:
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
         """Let dead letters wait again, because they were not handled.
 
-        It is called after an outage, for example.
+        The cause is an outage, for example.
 
         Args:
-            deliveries: deliveries that were not handled. Those that take() has not returned are
-                ignored.
+            deliveries: deliveries that were not handled. Deliveries that take() has not returned
+                are ignored.
 
         """
         self._arrived[:0] = self.finish(deliveries)
 
     def finish(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Forget dead letters that were handled; return their deliveries to acknowledge.
+        """Forget dead letters that were handled; return the deliveries that must be acknowledged.
 
         Args:
-            deliveries: deliveries that were handled. Those that take() has not returned are
+            deliveries: deliveries that were handled. Deliveries that take() has not returned are
                 ignored.
 
         """
@@ -87,7 +91,7 @@ class RequeuedDeadLetters:
     def contains(self, consumer_tag: str) -> bool:
         """Whether a dead letter of the subscription with this tag is not settled.
 
-        Then the waiting queue cannot be deleted yet.
+        If so, the waiting queue cannot be deleted yet.
 
         Args:
             consumer_tag: the consumer tag of the subscription to a waiting queue.

@@ -23,7 +23,8 @@ class RunningCalls:
     ConcurrentCalls has one RunningCalls object, for the whole life of the consumer's process.
 
     Attributes:
-        ended_calls: the records whose calls have ended; other threads append to it.
+        ended_calls: the records whose calls have ended. The threads of the calls and of the event
+            loop append to this deque.
         waker: wakes the consumer's thread when a call has ended.
 
     """
@@ -37,7 +38,7 @@ class RunningCalls:
             calls: calls the handlers.
             queue: its `concurrency` is the number of threads, and its `handler_timeout` is the time
                 limit of a call in the event loop.
-            resources: has the event loop.
+            resources: the resources of the handlers, which include the event loop.
             clock: starts the threads, and measures the calls.
 
         """
@@ -51,7 +52,9 @@ class RunningCalls:
         self.waker = Waker()
 
     def start(self, calls: Sequence[RecordCall]) -> None:
-        """Start the calls of records: of async handlers as tasks, of all others in threads.
+        """Start the calls of records.
+
+        An async handler is called as a task of the event loop, and any other handler in a thread.
 
         Args:
             calls: the records, each with its handler.
@@ -72,7 +75,7 @@ class RunningCalls:
     def close(self) -> None:
         """Wait until no call runs, and end the threads in which handlers are called.
 
-        It is called at the end of the consumer's run.
+        ConcurrentCalls calls this at the end of the consumer's run.
         """
         if self._pool is not None:
             self._pool.shutdown()

@@ -1,19 +1,22 @@
 """The waiting records that handlers have now, and the result of each of them.
 
-A record is taken, then handled, then settled. There are three results:
+A waiting record has failed, or waits for an earlier record of its key. Its message is in a waiting
+queue. When its turn comes, the record is taken: it is chosen to be handled now. Then the record is
+handled, and then settled. There are three results:
 
-- handled: the record no longer waits. Its message in the waiting queue is acknowledged;
-- failed again: a new message is sent for the record, and the old message is acknowledged;
-- not run: an earlier record of the key has failed again. The record waits again, and its message
-  stays in the waiting queue.
+- handled: the record no longer waits. Its message in the waiting queue is acknowledged.
+- failed again: a new message is sent for the record, and the old message is acknowledged.
+- not run: an earlier record of the key has failed again, so no handler gets the record. The record
+  waits again, and its message stays in the waiting queue.
 
 Example: A1 and A2 have one key, and are taken together. A1 fails again. So the key is blocked, and
 A2 is not run. finish() returns the delivery of A1 only: the delivery of A2 must not be
 acknowledged.
 
-If feedbus has moved a record to the waiting queue of a newer generation, the old queue and the new
-one can both contain it. The message in the newer queue is a copy. When the record is handled, its
-copies are acknowledged, too.
+After a change of shards, feedbus moves waiting records to the waiting queues of the newer
+generation. While a record is moved, the old queue and the new queue both contain a message of the
+record. The message in the newer queue is a copy. When the record is handled, its copies are
+acknowledged, too.
 """
 
 from __future__ import annotations
@@ -36,8 +39,8 @@ class Taken:
 
     Attributes:
         record: the record.
-        result: the result; "handled" until another one is registered.
-        due_at: when a record that has failed again may be handled, in seconds since 1970.
+        result: the result. It is "handled" until another result is registered.
+        due_at: if the record has failed again, when it may be handled, in seconds since 1970.
 
     """
 
@@ -53,10 +56,15 @@ class TakenRecords:
     """
 
     def __init__(self, records: WaitingRecords) -> None:
-        """Create the object; records are taken from these waiting records."""
+        """Create the object.
+
+        Args:
+            records: the waiting records. take() takes records from them.
+
+        """
         self._records = records
         self._taken: dict[tuple[str, int], Taken] = {}  # by consumer tag and delivery tag
-        # For each key, how many of its taken records have failed again or were not run.
+        # For each key, how many of the taken records have failed again or were not run.
         self._failures_by_key: Counter[str] = Counter()
 
     def take(
@@ -64,13 +72,14 @@ class TakenRecords:
     ) -> list[Delivery]:
         """Return the deliveries of waiting records to handle now.
 
-        The caller then passes each delivery to finish() or put_back().
+        When a delivery is handled, the caller passes it to finish(). If a delivery cannot be
+        handled, the caller passes it to put_back().
 
         Args:
             now: the time in seconds since 1970.
             max_records: the largest number of records.
-            is_suspected: called with a message id; returns whether this message may have ended a
-                process, so that it must be handled alone.
+            is_suspected: a function that gets a message id. It returns whether this message may
+                have ended a process. Such a message must be handled alone.
 
         """
         deliveries: list[Delivery] = []
@@ -84,7 +93,7 @@ class TakenRecords:
     def record_of(self, delivery: Delivery) -> WaitingRecord | None:
         """Return the record of a delivery that take() has returned; None for other deliveries.
 
-        So the decisions on a record are made with its old position.
+        OrderDecisions uses the result: a record that waits again keeps its position.
 
         Args:
             delivery: a delivery of a waiting queue, or of any other queue.
@@ -100,8 +109,8 @@ class TakenRecords:
 
         Args:
             delivery: the delivery, which take() has returned.
-            due_at: when the record may be handled, in seconds since 1970; infinity if its dead
-                letter blocks its key.
+            due_at: when the record may be handled, in seconds since 1970. The value is infinity if
+                the record became a dead letter that blocks the key.
 
         """
         self._set_result(delivery, "failed again", due_at)
@@ -120,7 +129,7 @@ class TakenRecords:
     def is_blocked(self, key: str) -> bool:
         """Whether a taken record of this key has failed again or was not run.
 
-        Then the later taken records of the key are not run.
+        If so, the later taken records of the key are not run.
 
         Args:
             key: the ordering key, as the text that waiting messages contain.
@@ -190,7 +199,8 @@ class TakenRecords:
 
     def _set_result(self, delivery: Delivery, result: Result, due_at: float = 0.0) -> None:
         taken = self._taken[delivery.consumer_tag, delivery.tag]
-        self._failures_by_key[taken.record.key] += taken.result == "handled"
+        if taken.result == "handled":  # a record whose result is set twice is counted once
+            self._failures_by_key[taken.record.key] += 1
         taken.result, taken.due_at = result, due_at
 
     def _remove(self, consumer_tag: str, delivery_tag: int) -> Taken | None:

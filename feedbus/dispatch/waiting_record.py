@@ -1,13 +1,14 @@
 """A record in a waiting queue, and its copies in the waiting queues of newer generations.
 
-A failed record waits in a waiting queue for its next attempt. Later records of its key wait there
-for it.
+A failed record waits in a waiting queue for its next attempt. Later records of its key wait in the
+same queue until the failed record is handled.
 
-After a change of shards, feedbus moves waiting records to the waiting queues of the new shards. A
-moved record is published to the new queue, and is then acknowledged in the old one. Between these
-two steps, both queues contain the record. The message in the newer queue is then a copy. The
-record waits in the older queue. If the record is handled, its copy is acknowledged, too. If the
-message in the older queue is acknowledged without being handled, the copy becomes the record.
+A change of shards creates new queues, a newer generation. Then feedbus moves waiting records to the
+waiting queues of the new shards. A record that is moved is published to the new queue, and is then
+acknowledged in the old queue. Between these two steps, both queues contain a message of the record.
+The message in the newer queue is then a *copy*, and the record still waits in the older queue. If
+the record is handled between the two steps, its copy is acknowledged, too. After the second step,
+the copy is the record.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ NO_QUEUES: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A delivery of a waiting record, as its waiting queue delivered it.
+    """The delivery of a waiting record by its waiting queue.
 
     Attributes:
         delivery: the decoded properties and the body of the message.
         message: the message as py-amqp returned it, which can be sent to another queue unchanged.
-        arrived_at: when it arrived, in seconds of the monotonic clock.
+        arrived_at: when the message arrived, in seconds of the monotonic clock.
 
     """
 
@@ -42,28 +43,30 @@ class Arrival:
 class WaitingRecord:
     """A record that waits for its next attempt, or for earlier records of its key.
 
-    Each object stands for one message of the record. The object with the message in the oldest
-    queue is called the record; its attribute `copy` is the next newer message of the same record.
+    A record can have several messages in different queues, and each WaitingRecord object stands for
+    one of these messages. The object of the message in the oldest queue is called the record. Its
+    attribute `copy` is the object of the next newer message.
 
     Attributes:
         key: the ordering key.
-        position: records of one key are handled in the order of their positions; records of other
-            keys can have the same position.
+        position: a number. Records of one key are handled in the order of their positions. Records
+            of other keys can have the same position.
         message_id: the id of the record.
         has_own_id: whether the publisher gave the id, so that no other record has the same id.
-        attempt: how often the record has failed; DEAD_LETTER_ATTEMPT if it is a dead letter that
-            blocks its key.
-        due_at: the earliest time of the next attempt, in seconds since 1970; 0 if the record only
-            waits for earlier records; infinity if it is a dead letter.
+        attempt: how often the record has failed. The value is DEAD_LETTER_ATTEMPT if the record is
+            a dead letter that blocks its key.
+        due_at: the earliest time of the next attempt, in seconds since 1970. The value is 0 if the
+            record only waits for earlier records, and infinity if the record is a dead letter.
         queue: the waiting queue that contains the message.
-        arrival: the delivery of the message; None if the message is being sent, or was returned to
-            the broker.
+        arrival: the delivery of the message. The value is None if the message has not been
+            delivered yet, or was returned to the broker.
         is_taken: whether the record was taken to be handled, and its result is not known yet.
         awaited_queues: the queues of older generations that must be deleted before the record may
             be handled.
         generation_number: the number of the generation that the waiting queue belongs to.
-        copy: another message of the same record; None if there is none. It is in the waiting queue
-            of a newer generation, or has arrived in the same queue while a handler had the record.
+        copy: the next newer message of the same record; None if there is none. This message is in
+            the waiting queue of a newer generation, or has arrived in the same queue while a
+            handler had the record.
 
     """
 
@@ -82,10 +85,10 @@ class WaitingRecord:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the record may be handled as soon as it is due and the first record of its key.
+        """Whether the record may be handled when it is due and is the first record of its key.
 
-        This is so if the broker has delivered its message, no handler has the record, and the
-        record does not wait for older queues.
+        Three conditions must be true: the broker has delivered the message of the record, no
+        handler has the record now, and the record does not wait for older queues.
         """
         return self.arrival is not None and not self.is_taken and not self.awaited_queues
 
@@ -102,12 +105,13 @@ class WaitingRecord:
             each = each.copy
 
     def with_message(self, message: WaitingRecord) -> WaitingRecord:
-        """Add a message of this record in another waiting queue.
+        """Add another message of this record.
 
-        It is called when a copy of a known waiting record has arrived.
+        WaitingRecords calls this when a waiting queue delivers a second message of a known record.
 
         Args:
-            message: the message in another waiting queue, which has another generation.
+            message: the message. It is in the waiting queue of another generation, or has arrived
+                in the same queue while a handler had the record.
 
         Returns:
             The message of the oldest generation, which is the record from now on.
@@ -140,17 +144,18 @@ class WaitingRecord:
     def replace_arrival(self, message: WaitingRecord) -> Arrival | None:
         """Keep one of two messages of this record that are in the same queue.
 
-        The message with the later attempt is kept. If both have the same attempt, the message that
-        arrived first is kept.
+        If a record fails again, its new message is sent, and then its old message is acknowledged.
+        If the process crashes between these two steps, both messages are in the queue.
 
-        This is needed after a crash: a record that has failed again then has its old message and
-        its new one.
+        The message with the later attempt is kept. If both messages have the same attempt, the
+        message that arrived first is kept.
 
         Args:
             message: the message that arrived last.
 
         Returns:
-            The arrival of the other message, which must be acknowledged; None if it has none.
+            The arrival of the message that is not kept, which must be acknowledged. The result is
+            None if only one message has arrived.
 
         """
         is_newer = message.attempt > self.attempt
