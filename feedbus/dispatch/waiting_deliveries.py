@@ -264,8 +264,8 @@ class WaitingDeliveries:
 
         Args:
             max_records: the largest number of deliveries; each has one record.
-            is_suspected: called with a message id; returns whether this message may have ended a
-                process, so that it must be handled alone.
+            is_suspected: a function that gets a message id. It returns whether this message may
+                have ended a process. Such a message must be handled alone.
 
         """
         return self.requeued_dead_letters.take(

@@ -286,8 +286,8 @@ class WaitingRecords:
         Args:
             now: the time in seconds since 1970.
             max_records: the largest number of records.
-            is_suspected: called with a message id; returns whether this message may have ended a
-                process, so that it must be handled alone.
+            is_suspected: a function that gets a message id. It returns whether this message may
+                have ended a process. Such a message must be handled alone.
 
         """
         records: list[WaitingRecord] = []

@@ -333,8 +333,8 @@ class Buffer:
         Args:
             max_records: the number of records after which the batch ends.
             max_deliveries: the largest number of deliveries.
-            is_suspected: called with a message id; returns whether this message may have ended a
-                process, so that it must be handled alone.
+            is_suspected: a function that gets a message id. It returns whether this message may
+                have ended a process. Such a message must be handled alone.
 
         """
         lane = self._current_lane

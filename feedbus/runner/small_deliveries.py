@@ -70,8 +70,8 @@ class SmallDeliveries:
         Args:
             buffer: the deliveries that wait.
             max_deliveries: the largest number of deliveries to take.
-            is_suspected: called with a message id; returns whether this message may have ended a
-                process, so that it must be handled alone.
+            is_suspected: a function that gets a message id. It returns whether this message may
+                have ended a process. Such a message must be handled alone.
 
         """
 
@@ -102,8 +102,8 @@ class SmallDeliveries:
             keys_in_handlers: the keys of the records that are being handled.
             buffer: the deliveries that wait.
             max_deliveries: the largest number of deliveries to take.
-            is_suspected: called with a message id; returns whether this message may have ended a
-                process, so that it must be handled alone.
+            is_suspected: a function that gets a message id. It returns whether this message may
+                have ended a process. Such a message must be handled alone.
 
         """
         return buffer.pick(
@@ -133,8 +133,8 @@ class SmallDeliveries:
         Args:
             keys_in_handlers: the keys of the records that are being handled.
             deliveries: the deliveries that wait, in the order of their arrival.
-            is_suspected: called with a message id; returns whether this message may have ended a
-                process, so that it must be handled alone.
+            is_suspected: a function that gets a message id. It returns whether this message may
+                have ended a process. Such a message must be handled alone.
 
         """
         scanned = list(islice(deliveries, MAX_SCANNED))
