@@ -24,11 +24,11 @@ REMEDY = (
 def check_on_broker(connection: Connection, topology: Topology) -> None:
     """Check by passive declarations that every external exchange and queue exists.
 
-    `feedbus up`, and a process that finds the topology missing on the broker, call it before they
-    declare the project's own objects.
+    `feedbus up` calls it before it declares the project's own objects. If another process finds
+    that the broker has no objects of the project, that process calls it, too, and declares them.
 
     Raises:
-        UsageError: some are missing; the error names each of them.
+        UsageError: external objects are missing; the error names each of them.
         Outage: the cluster node of an external queue is down.
     """
     exchanges = partial(lookups.exchange_exists, connection)
@@ -37,7 +37,7 @@ def check_on_broker(connection: Connection, topology: Topology) -> None:
 
 
 def check_seen(topology: Topology, seen: Inventory) -> None:
-    """Check in an inventory that every external exchange and queue exists, with its type.
+    """Check in an inventory that all external objects exist, and the types of the exchanges.
 
     `feedbus plan` and `feedbus apply` call it.
 
@@ -46,7 +46,8 @@ def check_seen(topology: Topology, seen: Inventory) -> None:
         seen: the objects that the broker has.
 
     Raises:
-        UsageError: some are missing, or exchanges have another type; the error names each of them.
+        UsageError: external objects are missing, or exchanges have another type. The error names
+            each of these objects.
     """
     _refuse(
         [

@@ -24,10 +24,11 @@ class Inventory:
         queues: the queues by name.
         bindings: the bindings of these queues and exchanges, except those of the default exchange
             and those in `timer_bindings`.
-        timer_bindings: the bindings whose source is an exchange of the timer: the exchanges and
-            queues in which delayed messages wait.
-        unacknowledged_age_seconds: how old the numbers of unacknowledged messages of queues with
-            consumers can be; 0 if they are as new as the other numbers.
+        timer_bindings: the bindings whose source is an exchange of the timer. The timer is the
+            exchanges and queues in which delayed messages wait.
+        unacknowledged_age_seconds: RabbitMQ reports the numbers of unacknowledged messages late if
+            a queue has consumers. This is the largest age of these numbers. It is 0 if they are as
+            new as the other numbers.
 
     """
 
@@ -48,7 +49,7 @@ class Inventory:
 
 
 def read_inventory(topology: Topology) -> Inventory:
-    """Return the objects whose names begin with the topology's name, and its external objects.
+    """Return the project's own objects, whose names begin with its name, and external objects.
 
     `feedbus plan` and `feedbus apply` call it.
 

@@ -59,7 +59,7 @@ def hold_queue(
             channel.queue_declare(name, exclusive=True, auto_delete=True, durable=False)
             break
         except ResourceLocked as error:
-            channel.close()  # after the error, the client has opened the channel again
+            channel.close()  # after the error, py-amqp has opened the channel again
             if clock.monotonic() >= deadline:
                 msg = (
                     f"another `feedbus apply` or `feedbus up` is running (it has locked {name} on"

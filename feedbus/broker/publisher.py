@@ -64,8 +64,9 @@ class Publisher:
         Args:
             connection: an open connection. Other code may use this connection, too, but not in
                 another thread at the same time.
-            timeout_seconds: the time limit for the confirms of one window. It begins again after
-                an alarm of the broker, and whenever messages are published again.
+            timeout_seconds: the time limit for the confirms of up to 1,000 messages. The time
+                begins again after an alarm of the broker, and whenever messages are published
+                again.
             blocked_seconds: how long an alarm of the broker may block the publisher.
             nacked_seconds: how long to try again with a message if its queue is full, or if the
                 node of the queue has just died.
@@ -78,8 +79,8 @@ class Publisher:
         self._nacked_seconds = nacked_seconds
         self._has_waited_long = False
         self._channel: Channel | None = connection.channel()
-        # Kombu's `connection` opens another connection if this one is lost. But the confirms arrive
-        # only on this connection.
+        # The publisher waits on the connection of its channel, because confirms arrive only there.
+        # If that connection is lost, Kombu's `connection` can open another one.
         self._connection: RawConnection = self._channel.connection
         self._clock = self._connection.clock
         self._alarm = alarm or Alarm(self._clock)

@@ -8,15 +8,16 @@ from typing import Any
 from feedbus.broker_names import Names
 from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology
 
-# With these arguments, a quorum queue deletes a message that it dead-letters only after the next
-# queue has confirmed it.
+# When a quorum queue with these arguments dead-letters a message, the queue keeps the message until
+# the next queue has confirmed it.
 AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 
 
 def binding_keys(queue: Queue) -> tuple[str, ...]:
     """Return the binding keys of a queue that is not on a ring; ("",) if it has no routing keys.
 
-    The queue is bound to its exchange once with each of them.
+    The queue is bound to its exchange once with each binding key. A ring is an exchange of the type
+    x-consistent-hash, to which queues are bound with their weights.
     """
     return queue.routing_keys or ("",)
 
@@ -50,7 +51,10 @@ def declared_arguments(names: Names, queue: Queue) -> dict[str, Any]:
 
 
 def needs_quorum(topology: Topology, exchange: str) -> bool:
-    """Whether the auxiliary queues of an exchange must be quorum queues, like one of its queues.
+    """Whether the auxiliary queues of an exchange must be quorum queues.
+
+    They must be quorum queues if at least one queue of the exchange is one. Auxiliary queues are
+    the queues that feedbus declares in addition to those of the topology.
 
     Args:
         topology: the topology.
@@ -63,8 +67,6 @@ def needs_quorum(topology: Topology, exchange: str) -> bool:
 
 def auxiliary_arguments(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, Any]:
     """Return the arguments of an auxiliary queue, with those that its queue type needs.
-
-    Auxiliary queues are the queues that feedbus declares in addition to those of the topology.
 
     Args:
         arguments: the arguments that do not depend on the queue type.

@@ -21,11 +21,12 @@ class Refusal:
         message: the published message.
         outcome: "returned" if no queue matched, "nacked" for any other reason.
         reason: the reason, as text for the operator.
-        is_permanent: True if it is useless to publish the message again: the broker has closed the
-            channel because of this message, or the message cannot be encoded.
-        pack: None if the caller sent the message itself. Otherwise the caller sent this pack, the
-            broker returned the pack because it was for an old generation, and the message contains
-            one of its records.
+        is_permanent: True if the broker would refuse the message again. This is so if the broker
+            has closed the channel because of the message, or if the message cannot be encoded.
+        pack: None if the caller sent the message itself. If the caller sent a pack for an old
+            generation, a ring that was replaced, the broker returned the pack. Then the records of
+            the pack were sent as single messages. In this case, `message` is such a single message,
+            and `pack` is the pack of its record.
     """
 
     message: Outgoing
@@ -46,8 +47,9 @@ def hold_back(
     """Hold back messages that would overtake refused messages with the same routing key.
 
     A message is held back only if an earlier message with the same exchange and routing key was
-    nacked or held back: a queue could not store the earlier message, and may accept it later. An
-    earlier message that no queue matches, or that the broker never accepts, holds back nothing.
+    nacked or held back. Then a queue could not store the earlier message, but may accept it later.
+    If no queue matches the earlier message, or if its refusal is permanent, another attempt would
+    not help. So the earlier message holds back nothing.
 
     Args:
         messages: the messages to send next.
@@ -79,7 +81,7 @@ def raise_refused(refusals: Iterable[Refusal]) -> None:
     """Raise an error for refused messages, so that the program that published them gets it.
 
     Args:
-        refusals: the messages that the broker did not accept; without any, nothing is raised.
+        refusals: the messages that the broker did not accept. If there are none, nothing is raised.
 
     Raises:
         Unroutable: the broker has returned all of these messages, because no queue matched.

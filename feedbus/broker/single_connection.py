@@ -1,8 +1,8 @@
 """A connection of Kombu that is opened once: if it is lost, it stays lost.
 
 Kombu opens a lost connection again when a channel is requested. For feedbus this would be wrong: a
-lock, an exclusive queue and unacknowledged deliveries belong to the lost connection. The code after
-the loss would run without the lock.
+lock, an exclusive queue and unacknowledged deliveries belong to the lost connection. If Kombu
+opened another connection, the caller would continue without its lock.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from kombu.connection import Connection
 class SingleConnection(Connection):
     """Kombu's connection without Kombu's reconnecting.
 
-    Each broker creates one for each call of connect(). Whoever needs a new connection after a loss
-    calls connect() again.
+    feedbus.broker.connect() creates such a connection. A caller that needs a new connection after a
+    loss calls connect() again.
 
     Example:
         >>> connection = SingleConnection(transport=Transport, virtual_host="/var/broker.db")

@@ -1,7 +1,8 @@
 """The exchanges and queues that a timer may have: their names, arguments and keys.
 
-The timer keeps delayed messages. See feedbus.broker.timer for positions and digits. Several
-exchanges have a guard: an exchange of the timer through which messages that are due reach them.
+The timer keeps delayed messages. See feedbus.broker.timer for positions and digits. For some
+exchanges of the topology, the timer has a guard: another exchange, to which the timer sends the
+messages that are due. The guard forwards them to the exchange of the topology.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from feedbus.wire.constants import TIMER_POSITIONS
 def position_arguments(names: Names, position: int, digit: int) -> Mapping[str, Any]:
     """Return the arguments of the timer's queue for delays with this digit at a position.
 
-    A message waits in one queue for each digit of its delay, a number of base 16 in milliseconds.
-    When the message expires, it moves to the exchange of the next lower position.
+    The delay in milliseconds is written as a number with digits of base 16. A message waits in one
+    queue after the other, one for each digit that is not 0. When the message expires in a queue, it
+    moves to the exchange of the next lower position.
 
     Args:
         names: the names of the topology's objects on the broker.
@@ -91,14 +93,16 @@ def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
 
 
 def has_guard(exchange: Exchange) -> bool:
-    """Whether messages that are due reach an exchange through its guard exchange.
+    """Whether the timer has a guard for an exchange.
 
-    A guard forwards a message to its exchange only if the exchange has a queue for the message.
-    Other messages go to the timer's queue for undelivered messages.
+    A guard is an exchange of the timer. The timer sends messages that are due to the guard. The
+    guard forwards a message to the exchange of the topology only if that exchange has a queue for
+    the message. Other messages go to the timer's queue for undelivered messages.
 
-    Two kinds of exchanges need no guard: a hash exchange, whose entry has an alternate exchange of
-    feedbus, and an exchange for which the user has set an alternate exchange. Delayed messages
-    cannot have an external exchange as their target.
+    If an exchange has an alternate exchange, messages that match no queue go there, so no guard is
+    needed. The entry of a hash exchange has an alternate exchange of feedbus. For other exchanges,
+    the user can set an alternate exchange. An external exchange needs no guard, because it cannot
+    be the target of delayed messages.
     """
     return not (
         exchange.hashed or exchange.external_name or "alternate-exchange" in exchange.arguments

@@ -14,9 +14,10 @@ from feedbus.wire.amqp_protocols import Channel
 class UnconfirmedMessages:
     """The messages of one channel that the broker has not answered yet, by delivery tag.
 
-    A publisher makes one for each channel that it opens. The constructor puts the channel into
-    confirm mode. Kombu's own confirm_publish accepts any confirm as the confirm of the message.
-    Here each message is identified by its own delivery tag.
+    A publisher makes one such object for each channel that it opens. The constructor puts the
+    channel into confirm mode. Kombu's option confirm_publish is not used: it waits after each
+    message, and accepts any confirm as the confirm of that message. This class finds the message of
+    a confirm by the delivery tag.
 
     Args:
         channel: the channel, on which nothing was published yet.
@@ -32,7 +33,7 @@ class UnconfirmedMessages:
         self.messages_by_tag: dict[int, Outgoing] = {}
         self.last_tag = 0
         self.refusals: list[Refusal] = []
-        # Maps the tags of messages that were returned, and are not confirmed yet, to the reasons.
+        # The reasons of returned messages that are not confirmed yet, by delivery tag.
         self._returned: dict[int, str] = {}
         self._returned_tag = 0  # the tag of the last message that was returned
         channel.confirm_select()
@@ -62,9 +63,9 @@ class UnconfirmedMessages:
         """Register which message the broker returned; the confirm of the message follows.
 
         A return does not contain the delivery tag. The broker returns messages in the order in
-        which they were published. So the method searches after the message that was returned last,
-        for the first message with the same exchange, routing key and id. It does not matter which
-        of several equal messages is registered.
+        which they were published. So the search begins after the message that was returned before.
+        The method registers the first message that has the exchange, the routing key and the id of
+        the returned message. It does not matter which of several equal messages is registered.
         """
         identity = message.properties.get("message_id") or message.body
         tag = self._find_first(
@@ -80,7 +81,7 @@ class UnconfirmedMessages:
             )
 
     def _find_first(self, test: Callable[[Outgoing], bool]) -> int | None:
-        """Return the tag of the first message after the last returned one that passes the test."""
+        """Search after the last returned message; return the first tag that passes the test."""
         tags = range(self._returned_tag + 1, self.last_tag + 1)
         return next(
             (

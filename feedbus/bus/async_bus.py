@@ -57,7 +57,7 @@ class AsyncBus:
     The bus has a thread that encodes, sends and waits, so the event loop is never blocked. Messages
     that several tasks publish at the same time are sent together, with one wait for their confirms.
     A cancelled task stops waiting; its messages may arrive anyway. A program usually creates one
-    bus, and closes it at its end.
+    bus, and closes the bus before the program ends.
     """
 
     # How many pairs publish_many() packs before other tasks of the event loop can run.
@@ -121,8 +121,8 @@ class AsyncBus:
                 has.
             options: `headers` maps names to texts, numbers, flags or None. `priority` is a number
                 from 0 to 255. `expires` is the time for which the message may wait in a queue.
-                `delay` is the time by which feedbus delays the message. Both are a text such as
-                "10m", or a number of seconds.
+                `delay` is the time by which feedbus delays the message. Each of these two times is
+                a text such as "10m", or a number of seconds.
 
         Raises:
             TypeError: an argument has a wrong type.
@@ -147,8 +147,8 @@ class AsyncBus:
 
         Args:
             exchange: the name of the exchange in topology.toml.
-            pairs: any iterable of (payload, routing key) pairs; it is never kept in memory as a
-                whole.
+            pairs: any iterable of (payload, routing key) pairs. The bus reads the pairs in groups,
+                and only one group is in memory at a time.
 
         Raises:
             TypeError: an argument has a wrong type, or an item of pairs is not a pair.
@@ -169,7 +169,8 @@ class AsyncBus:
     async def close(self) -> None:
         """Send the messages that tasks have published, and close the connection.
 
-        After close(), a publish connects again. After an `async with` block, it raises UsageError.
+        After close(), a publish connects again. After an `async with` block, a publish raises
+        UsageError.
         """
         if self._thread is not None and self._process == os.getpid():
             await self._put_job((), last=True)
@@ -192,7 +193,7 @@ class AsyncBus:
         with self._lock:
             self._jobs.put(job)
             if self._thread is None:
-                # The thread is a daemon, so that the interpreter does not wait for it at its end.
+                # The thread is a daemon: the interpreter ends without waiting for the thread.
                 self._thread = threading.Thread(target=self._run_jobs, name="feedbus", daemon=True)
                 self._thread.start()
         await job.done

@@ -23,8 +23,9 @@ def connect(
     """Return a bus for scripts, WSGI applications, threads and forks.
 
     Args:
-        topology: the file, or the parsed topology; by default the file that FEEDBUS_TOPOLOGY names,
-            or topology.toml in the current folder.
+        topology: the path of the file, or the parsed topology. By default, the environment variable
+            FEEDBUS_TOPOLOGY contains the path. If it is not set, the file is topology.toml in the
+            current folder.
         metrics: counts the published records; None to count nothing.
         timeout_seconds: how long a publish waits for a broker that is unavailable, in seconds.
         store: an open store for bus.transaction(); the bus does not close it. By default the bus
@@ -50,8 +51,9 @@ async def connect_async(
     """Return a bus for programs that run an event loop.
 
     Args:
-        topology: the file, or the parsed topology; by default the file that FEEDBUS_TOPOLOGY names,
-            or topology.toml in the current folder.
+        topology: the path of the file, or the parsed topology. By default, the environment variable
+            FEEDBUS_TOPOLOGY contains the path. If it is not set, the file is topology.toml in the
+            current folder.
         metrics: counts the published records; None to count nothing.
         timeout_seconds: how long a publish waits for a broker that is unavailable, in seconds.
 

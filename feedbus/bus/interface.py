@@ -15,9 +15,9 @@ from feedbus.wire.message_options import Envelope, PublishOptions
 class Bus(ABC):
     """The interface of a bus, which publishes records.
 
-    A handler gets a bus by a parameter with this annotation: its messages are sent after the
-    commit. A program gets one from feedbus.connect(): it sends at once. In a batch handler, call
-    records.publish(…) instead.
+    A handler gets a bus by a parameter with the annotation Bus. This bus sends messages after the
+    commit. A program gets a bus from feedbus.connect(). That bus sends messages at once. A batch
+    handler calls the method publish() of its records instead.
     """
 
     __feedbus_parameter__ = "bus"  # a parameter of a handler with this annotation gets a Bus
@@ -35,8 +35,8 @@ class Bus(ABC):
                 "" by default.
             options: `headers` maps names to texts, numbers, flags or None. `priority` is a number
                 from 0 to 255. `expires` is the time for which the message may wait in a queue.
-                `delay` is the time by which feedbus delays the message. Both are a text such as
-                "10m", or a number of seconds.
+                `delay` is the time by which feedbus delays the message. Each of these two times is
+                a text such as "10m", or a number of seconds.
 
         Raises:
             TypeError: an argument has a wrong type.
@@ -82,7 +82,8 @@ class Bus(ABC):
 
         Args:
             exchange: the name of the exchange in topology.toml.
-            pairs: any iterable of pairs; outside a handler, it is never kept in memory as a whole.
+            pairs: any iterable of pairs. The bus of a program reads the pairs in groups, and
+                only one group is in memory at a time.
 
         Raises:
             TypeError: an argument has a wrong type, or an item of pairs is not a pair.
@@ -106,12 +107,12 @@ class Bus(ABC):
             columns: the fields in which the records differ. Each is mapped to a list with one value
                 per record.
             keys: a list with one routing key per record, or the name of the column that contains
-                them.
+                the routing keys.
             shared: the other fields. Each is mapped to the value that all records have.
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: columns differ in length, there is no column with the name `keys`, there is
-                no such exchange, or a record cannot be encoded.
+            UsageError: columns differ in length, no column has the name that `keys` contains, there
+                is no such exchange, or a record cannot be encoded.
 
         """

@@ -43,10 +43,10 @@ TIMEOUT_SECONDS = 10.0  # how long a publish tries again during an outage, by de
 class LiveBus(Bus):
     """A bus with its own connection, for any thread; feedbus.connect() returns one.
 
-    It connects at the first publish, declares the topology if the broker has none of its objects,
-    and reconnects after an outage. Messages that several threads publish at the same time are sent
-    together, with one wait for their confirms. A forked process gets its own connection. A program
-    usually creates one bus, and closes it at its end.
+    The bus connects at the first publish, and reconnects after an outage. If the broker has no
+    objects of the topology, the bus declares the topology. Messages that several threads publish at
+    the same time are sent together, with one wait for their confirms. A forked process gets its own
+    connection. A program usually creates one bus, and closes the bus before the program ends.
     """
 
     PAIRS_AT_ONCE = 5_000  # publish_many() reads and sends this many pairs at a time
@@ -69,8 +69,9 @@ class LiveBus(Bus):
             topology: the topology of the system.
             metrics: counts the published records.
             timeout_seconds: how long to try again during an outage of the broker.
-            store: an open store for transaction(); close() leaves it open. By default, the bus
-                opens the topology's store at the first transaction, and close() closes it.
+            store: an open store for transaction(). close() does not close this store. By default,
+                the bus opens the topology's store at the first transaction, and close() closes the
+                topology's store.
 
         """
         self._topology = topology
@@ -85,7 +86,8 @@ class LiveBus(Bus):
     def _reset(self) -> None:
         """Give the bus new locks, and a sender without a connection.
 
-        A forked process needs this, too.
+        The constructor calls this method. A forked process calls it for the buses that the process
+        has inherited: their connections belong to the parent, and their locks may be locked.
         """
         self._shared_sender = SharedSender(
             self._topology, self._new_sender(), self._timeout_seconds
@@ -141,8 +143,8 @@ class LiveBus(Bus):
                 has.
             options: `headers` maps names to texts, numbers, flags or None. `priority` is a number
                 from 0 to 255. `expires` is the time for which the message may wait in a queue.
-                `delay` is the time by which feedbus delays the message. Both are a text such as
-                "10m", or a number of seconds.
+                `delay` is the time by which feedbus delays the message. Each of these two times is
+                a text such as "10m", or a number of seconds.
 
         Raises:
             TypeError: an argument has a wrong type.
@@ -177,8 +179,8 @@ class LiveBus(Bus):
 
         Args:
             exchange: the name of the exchange in topology.toml.
-            pairs: any iterable of (payload, routing key) pairs; it is never kept in memory as a
-                whole.
+            pairs: any iterable of (payload, routing key) pairs. The bus reads the pairs in groups,
+                and only one group is in memory at a time.
 
         Raises:
             TypeError: an argument has a wrong type, or an item of pairs is not a pair.
@@ -212,13 +214,13 @@ class LiveBus(Bus):
             columns: the fields in which the records differ. Each is mapped to a list with one value
                 per record.
             keys: a list with one routing key per record, or the name of the column that contains
-                them.
+                the routing keys.
             shared: the other fields. Each is mapped to the value that all records have.
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: columns differ in length, there is no column with the name `keys`, there is
-                no such exchange, or a record cannot be published.
+            UsageError: columns differ in length, no column has the name that `keys` contains, there
+                is no such exchange, or a record cannot be published.
             Unroutable: messages were returned, because no queue matches; the others were published.
             PublishError: messages were refused.
             BrokerOutage: the broker was unavailable for too long; messages without a confirm may
@@ -235,18 +237,18 @@ class LiveBus(Bus):
     def transaction(self) -> Iterator[Any]:
         """Commit the block's changes in the store together with the messages that it publishes.
 
-        Messages that this thread publishes in the block go to the outbox. They are sent after the
-        commit: immediately, or by the relay of `feedbus up` if the broker is unavailable. After a
-        rollback, nothing is sent. If this thread has already begun a transaction, the block joins
-        that transaction.
+        Messages that this thread publishes in the block go to the outbox, a table of the store. The
+        bus sends them immediately after the commit. If the broker is unavailable then, the relay
+        sends them later. The relay is a thread that `feedbus up` runs. After a rollback, nothing is
+        sent. If this thread has already begun a transaction, the block joins that transaction.
 
         Yields the store's session: SQLAlchemy's Session, or peewee's database.
 
         Raises:
             UsageError: the topology has no [store].
-            StoreOutage: the store became unavailable, and nothing was committed. But if the
-                connection was lost during the commit, the result is unknown, so the block must be
-                idempotent.
+            StoreOutage: the store became unavailable. If the connection was lost during the commit,
+                it is unknown whether the store has committed, so the block must be idempotent. In
+                all other cases, nothing was committed.
 
         Example:
             with bus.transaction() as session:
@@ -270,7 +272,7 @@ class LiveBus(Bus):
                     committed_messages.register(current)
             except StoreOutage:
                 # The store may have committed although the bus got no answer. Then the messages are
-                # in the outbox.
+                # in the outbox, and must be sent before later messages of their keys.
                 committed_messages.leave_in_outbox(current)
                 raise
             finally:
@@ -297,7 +299,7 @@ class LiveBus(Bus):
     def close(self) -> None:
         """Close the connection, and the store if the bus opened it.
 
-        After close(), a publish connects again. After a `with` block, it raises UsageError.
+        After close(), a publish connects again. After a `with` block, a publish raises UsageError.
         """
         self._shared_sender.close()
         with self._open_lock:
@@ -319,7 +321,8 @@ class LiveBus(Bus):
     def selects_shards(self, exchange: str) -> bool:
         """Whether an exchange selects shards by routing keys; True for an unknown name.
 
-        The relay, which publishes rows of the outbox, calls this to keep the order of each key.
+        The relay, which publishes rows of the outbox, sends at most one row of each key at a time
+        to such an exchange, to keep the order of the key.
 
         Args:
             exchange: the name of the exchange in topology.toml.
@@ -352,7 +355,7 @@ class LiveBus(Bus):
         AsyncBus calls this with the messages that several tasks publish at the same time.
 
         Args:
-            requests: the records of each publish call.
+            requests: one request for each publish call, with the records of the call.
 
         """
         self._shared_sender.send_together(requests)

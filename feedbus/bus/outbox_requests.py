@@ -15,13 +15,15 @@ from feedbus.wire.message_options import Envelope
 
 
 def request_of(row: OutboxRow, clock: Clock) -> Request:
-    """Return the request that publishes a row of the outbox, which a transaction has committed.
+    """Return the request that publishes a committed row of the outbox.
 
-    The bus, the relay and the dispatch call this for leftover rows.
+    The bus and the dispatch call this for leftover rows: committed rows whose messages were not
+    sent. The relay calls this for all its rows, through LiveBus.publish_rows().
 
     Args:
         row: the row.
-        clock: the clock of the broker, for the rest of the row's delay and expiration.
+        clock: the clock of the broker. The time since the row was added is subtracted from the
+            delay and from the time for which the message may wait in a queue.
 
     """
     pack = pack_of_one(row.message_id, row.key, json.loads(row.payload))
@@ -36,7 +38,7 @@ def put_records(
     It is called for each publish within a transaction.
 
     Args:
-        outbox: the outbox of the store, in whose transaction the caller is.
+        outbox: the outbox of the store. The caller is in a transaction of this store.
         exchange: the name of the exchange in topology.toml.
         pack: the records.
         envelope: the checked options of publish(), such as the delay; None if no option is set.
@@ -54,7 +56,7 @@ def confirmed_rows(rows: Sequence[OutboxRow], requests: Sequence[Request]) -> li
 
     Args:
         rows: rows of the outbox.
-        requests: for each row, its request after it was sent.
+        requests: the request of each row, in the same order. The requests were sent.
 
     """
     pairs = zip(rows, requests, strict=True)

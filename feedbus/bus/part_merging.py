@@ -1,4 +1,4 @@
-"""Merge small parts, so that a few packs contain the messages of many records.
+"""Merge small parts, so that their messages are sent in a few packs.
 
 A part is the messages that a batch handler publishes by one call.
 """
@@ -27,8 +27,8 @@ class PartGroup:
             the column with the keys.
         is_open: whether more parts may be added.
         parts: the parts, in the order of publishing.
-        starts: a list with one item for each part: the index of its first message among all
-            messages that are merged.
+        starts: for each part, the index of the part's first message. The index counts all messages
+            that were given to merge().
 
     """
 
@@ -38,15 +38,17 @@ class PartGroup:
     starts: list[int] = field(default_factory=list)
 
     def indexes(self) -> Sequence[int]:
-        """Return the index of each message of this group among all messages that are merged.
+        """Return the index of each message of this group, among all messages given to merge().
 
-        merge() selects the ids of the group with it.
+        merge() selects the ids of the group with these indexes.
         """
         pairs = zip(self.starts, self.parts, strict=True)
         return list(chain.from_iterable(range(start, start + len(part)) for start, part in pairs))
 
     def pack(self, ids: Ids) -> Pack:
-        """Return a pack of the messages, with these ids; shared fields are stored once.
+        """Return a pack of the messages, with these ids.
+
+        A shared field is stored once if its value is the same in all parts.
 
         Args:
             ids: the ids of the messages of this group, in the order of its parts.
@@ -77,28 +79,30 @@ class PartGroup:
 def merge(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
     """Merge parts for one exchange, and yield packs; messages of one key stay in order.
 
-    Parts are merged if they have the same field names. A large part is not merged: it fills whole
-    packs, in which its shared fields are stored only once.
+    Parts are merged if they have the same field names. A part with at least LARGE_BATCH messages
+    for each shard is not merged, because the packs of this part are large enough.
 
     A part is the messages that a batch handler publishes by one call.
 
     Args:
         parts: the parts in the order of publishing.
         ids: the ids of all messages of the parts, in the same order.
-        shards: the number of shards of the exchange, 0 if it is not hashed.
+        shards: the number of shards of the exchange; 0 if the exchange has no shards.
 
     """
     groups: list[PartGroup] = []
-    # For each key, the newest group whose messages all have this key. For None, the newest group
-    # with messages of any key.
+    # Maps a key to the newest group whose messages all have this key. Maps None to the newest group
+    # whose messages can have different keys.
     latest: dict[str | None, PartGroup] = {}
     start, max_messages = 0, LARGE_BATCH * max(shards, 1)
     for part in parts:
         has_one_key = not shards and part.key_column is None and isinstance(part.key, str)
         key = str(part.key) if has_one_key else None
         if (key is None) != (None in latest):
-            # Either this part or the groups before can have messages of any key. If a later part
-            # were added to an earlier group, it could overtake messages of its key.
+            # Either this part can have different keys, and each earlier group has one key, or the
+            # other way round. So this part and an earlier group can have a key in common. If a
+            # later part were added to that group, its messages could overtake messages of this
+            # part with the same key. So no later part is added to the earlier groups.
             latest.clear()
         field_names = (tuple(part.shared), tuple(part.columns), part.key_column)
         count = len(part)

@@ -37,9 +37,9 @@ class Request:
         exchange: the name of the exchange in topology.toml.
         pack: the records.
         envelope: the options that the records share; None if there are none.
-        outcome: None before the request is sent. Then a list of the messages that the broker has
-            not accepted, which is empty if the broker has confirmed all messages. Or an exception
-            if the request failed as a whole.
+        outcome: None before the request is sent. If the request failed as a whole, the outcome is
+            an exception. Otherwise the outcome is a list of the messages that the broker has not
+            accepted. The list is empty if the broker has confirmed all messages.
 
     """
 
@@ -54,10 +54,10 @@ class Request:
         return {(self.exchange, key) for key in self.pack.keys}
 
     def refused_keys(self) -> set[Key]:
-        """Return the keys of the records that the broker may not have accepted.
+        """Return the keys of the records that the broker has refused, or has perhaps refused.
 
-        The result is a set of (exchange, routing key). Later requests with these keys can be held
-        back, so that each key stays in order.
+        The result is a set of (exchange, routing key). SharedSender can hold back later requests
+        with these keys, so that each key stays in order.
         """
         if not isinstance(self.outcome, list):
             return self.keys
@@ -72,7 +72,7 @@ class Request:
     def error(self) -> Exception | None:
         """Return the error of the request; None if the broker has confirmed every record.
 
-        The error is an Unroutable, a PublishError or a BrokerOutage.
+        raise_error() lists the types of the error.
         """
         try:
             self.raise_error()
@@ -86,6 +86,7 @@ class Request:
         It is called after the request was sent.
 
         Raises:
+            UsageError: there is no such exchange, or a record cannot be published.
             Unroutable: messages were returned, because no queue matches; the others were published.
             PublishError: messages were refused.
             BrokerOutage: the broker was unavailable for too long; messages without a confirm may

@@ -1,7 +1,9 @@
 """Send messages to the broker; a pack for an old generation is sent again as plain messages.
 
-An old generation is a ring that another process has replaced. The broker returns packs for it.
-During the first switch of a ring, the broker also returns packs: see RingState.pack_generation.
+A generation is a ring with its queues. If another process replaces the ring, the queues of the old
+generation do not receive packs any more. So the broker returns a pack that was made for the old
+generation. During the first switch of a ring, the broker returns all packs: see
+RingState.pack_generation.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class Sender:
     """A connection that only publishes, opened on the first send.
 
     A consumer has one Sender object for the messages of its handlers, and a LiveBus has one Sender
-    object. It connects again after an outage. Only one thread at a time may use it.
+    object. A sender connects again after an outage. Only one thread at a time may use a sender.
     """
 
     def __init__(  # noqa: PLR0913 -- a sender's limits, each given by name
@@ -60,11 +62,13 @@ class Sender:
         Args:
             topology: the topology with the URL of the broker.
             metrics: counts the records.
-            timeout_seconds: time limit for the confirms of a window of messages.
+            timeout_seconds: how long to wait for the confirms of a window of messages. A window is
+                up to 1,000 messages that are sent before one wait.
             blocked_seconds: how long an alarm of the broker may block the sender.
-            nacked_seconds: how long a message is sent again if its queue is full, or if the node
-                of the queue has just died.
-            waiting: returns a context manager. The sender enters it for each long wait; see Alarm.
+            nacked_seconds: for how long a message is sent again and again if its queue is full, or
+                if the node of the queue has just died.
+            waiting: returns a context manager. The sender enters the context manager for each long
+                wait; see Alarm.
 
         """
         self._timeout_seconds = timeout_seconds
@@ -82,9 +86,9 @@ class Sender:
     def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
         """Send messages in order, and return the messages that the broker did not accept.
 
-        The messages are sent in windows. If a full queue refuses a message, messages with the same
-        routing key in later windows are not sent, because they would overtake it. They are
-        returned, too.
+        The messages are sent in windows of up to 1,000. If a full queue refuses a message, messages
+        with the same routing key in later windows are not sent, because they would overtake the
+        refused message. The result contains these later messages, too.
 
         Args:
             messages: the messages. An iterable is read window by window.
@@ -129,9 +133,8 @@ class Sender:
     def channel(self) -> Channel:
         """Return a channel for declarations that must precede a send.
 
-        The sender closes the channel with its connection.
-
-        It is used when dead letters are requeued.
+        For example, this channel declares the exchange through which dead letters are requeued. The
+        sender closes the channel together with its connection.
 
         Raises:
             BrokerOutage: the broker is unavailable.
@@ -204,7 +207,8 @@ class Sender:
         """Read the states of the rings, and send the records of packs as plain messages."""
         # To read a state, a process takes the message with the state out of its queue for a moment.
         # If the connection is lost meanwhile, the broker detects this by missing heartbeats, and
-        # returns the message. The connection for publishing has no heartbeats, so another is used.
+        # returns the message. The connection for publishing has no heartbeats, so the states are
+        # read on another connection.
         with broker.connect(self._topology) as connection:
             for state in ring_state.states(connection, self._topology).values():
                 self.encoder.use_generation(state.pack_generation)
@@ -230,7 +234,7 @@ class Sender:
 
 
 def _is_outdated_pack(refusal: Refusal) -> bool:
-    """Whether the broker has returned a pack, because its ring is not bound any more."""
+    """Whether a message is a pack that the broker returned, because its queue is not bound now."""
     is_pack = refusal.message.content_type == PACK
     was_returned = refusal.outcome == "returned"
     return is_pack and was_returned and has_role(refusal.message.exchange, {Role.PACKS})

@@ -96,11 +96,11 @@ class SharedSender:
 
         Args:
             requests: the requests.
-            timeout_seconds: how long to try again during an outage, in seconds; by default as long
-                as the bus allows for each publish.
-            hold_back: whether a refusal of a message holds back the later requests with the same
-                key. A request that is held back is not sent, and its outcome is a PublishError.
-                Messages that were sent at the same time as the refused message are not held back.
+            timeout_seconds: how long to try again during an outage, in seconds. The default is the
+                time limit that the constructor got.
+            hold_back: if True, and if the broker refuses a message, later requests with the key of
+                the message are held back: they are not sent, and their outcome is a PublishError.
+                Messages that were sent together with the refused message are not held back.
 
         """
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
@@ -108,7 +108,7 @@ class SharedSender:
             self._send(requests, seconds, set() if hold_back else None)
 
     def close(self) -> None:
-        """Close the connection, at the end of the program; the next request would connect again."""
+        """Close the connection; the next request connects again."""
         with self._lock:
             self._sender.close()
 
@@ -136,8 +136,8 @@ class SharedSender:
                 request.outcome = error
                 continue
             if any(message.content_type == PACK for message in messages):
-                # A request with packs is sent alone, after the plain messages of the requests
-                # before: these messages can have keys of the packs.
+                # A request with packs is sent alone. The plain messages of earlier requests are
+                # sent first, because they can have the same keys as records of the packs.
                 failure = self._send_plain(plain, timeout_seconds)
                 if refused is not None:
                     refused.update(*(sent.refused_keys() for sent, _ in plain))
@@ -148,8 +148,9 @@ class SharedSender:
                 if refused and not refused.isdisjoint(request.keys):
                     _hold_back(request, refused)
                     continue
-                # All refusals belong to this request. It is possible that a refused message is not
-                # in `messages`, because the sender can send a pack again as plain messages.
+                # This request was sent alone, so all refusals belong to it. They are not compared
+                # with `messages`: if the sender has sent a pack again as plain messages, a refused
+                # plain message is not in `messages`.
                 request.outcome = answer = self._send_with_retries(messages, timeout_seconds)
                 failure = answer if isinstance(answer, BrokerOutage) else None
                 if refused is not None:

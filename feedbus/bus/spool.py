@@ -22,7 +22,8 @@ class Spool:
         """Create an empty list.
 
         Args:
-            memory_bytes: the messages in memory are moved to a file if their bodies are larger.
+            memory_bytes: the largest size of all bodies in memory. Above this size, the messages
+                are moved to a file.
 
         """
         self._memory_bytes = memory_bytes
@@ -60,7 +61,7 @@ class Spool:
             self._file = None
 
     def add(self, messages: Sequence[Outgoing]) -> None:
-        """Append messages; with many messages, they are written to a temporary file.
+        """Append messages; if too many are in memory, write them to a temporary file.
 
         Args:
             messages: the messages, in order.
@@ -77,7 +78,7 @@ class Spool:
             self._in_memory, self._bytes_in_memory = [], 0
 
     def __iter__(self) -> Iterator[Outgoing]:
-        """Yield the messages in order; afterwards, no message can be added."""
+        """Yield the messages in order; do not call add() after the iteration has begun."""
         if self._file is not None:
             end = self._file.tell()
             self._file.seek(0)

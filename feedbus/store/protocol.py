@@ -17,7 +17,8 @@ class OutboxRow:
     """A row of the outbox: a message that has the same message id each time that it is published.
 
     Attributes:
-        id: the number of the row; a later row has a higher number, even if this row was removed.
+        id: the number of the row. Each new row has a higher number than all earlier rows, also than
+            the rows that were removed.
         exchange: the name of the exchange in topology.toml.
         key: the routing key.
         payload: a JSON object as text.
@@ -56,16 +57,18 @@ class Outbox(Protocol):
         Args:
             exchange: the name of the exchange in topology.toml.
             payload: a mapping, or an instance of a message type.
-            key: the routing key; "" by default. For an exchange with shards it must be given,
-                because the key selects the shard; key="" sends all messages to the same shard.
-            message_id: the id of the message, for example derived from the message's cause; by
-                default a random id.
-            options: `headers`, `priority` (0 to 255), `expires` and `delay`. The last two are
-                seconds, or a text such as "30s".
+            key: the routing key. An exchange with shards needs a key, because the key selects the
+                shard: all messages with the key "" go to the same shard. Without shards, the key is
+                "" by default.
+            message_id: the id of the message; by default a random id. If the caller computes the id
+                from the event that causes the message, the message has the same id again if the
+                event is handled again.
+            options: `headers`, `priority` (0 to 255), `expires` and `delay`. `expires` and `delay`
+                are each a number of seconds, or a text such as "30s".
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: there is no such exchange; or it has shards, and there is no key.
+            UsageError: there is no such exchange, or the exchange has shards and there is no key.
             ValueError: an option is out of its limits.
         """
 
@@ -97,9 +100,10 @@ class Outbox(Protocol):
 
         Args:
             limit: the largest number of rows to return.
-            older_than_seconds: do not return younger rows: the process that added them may still
-                be publishing them. But a row whose time is more than these seconds in the future
-                is returned: the clock was set back after the row was added, so its age is unknown.
+            older_than_seconds: do not return younger rows, because the process that added them may
+                still be publishing them. There is one exception. If the clock was set back after a
+                row was added, the time of the row can be in the future, so the age is unknown. The
+                row is returned if its time is in the future by more than older_than_seconds.
             after: only rows with a higher id.
             up_to: only rows with this id or a lower one; None for all ids.
             keys: only rows with one of these pairs of exchange and routing key; None for all rows.
@@ -136,9 +140,10 @@ class Inbox(Protocol):
         """
 
     def remove(self, queue: str, ids: Sequence[str]) -> None:
-        """Delete ids that add_new() has stored in the same transaction, because handling failed.
+        """Delete ids that add_new() has stored in the same transaction.
 
-        These messages will be handled again.
+        If a handler has failed for some messages of a batch, the caller deletes their ids, so that
+        these messages can be handled again.
 
         Args:
             queue: the name of the queue in topology.toml.
@@ -158,7 +163,7 @@ class Inbox(Protocol):
 
 
 class Store(Protocol):
-    """The interface of a database to which the effects of handlers commit.
+    """The interface of the database in which handlers store their effects.
 
     feedbus has implementations for peewee and SQLAlchemy; a project can write another one. Each
     process opens one store for its topology.
@@ -185,9 +190,9 @@ class Store(Protocol):
         The block gets the session that handlers can request, or None if the store has no sessions.
 
         Raises:
-            StoreOutage: the store became unavailable, and nothing was committed. But if the
-                connection was lost during the commit, the result is unknown, so the block must be
-                idempotent.
+            StoreOutage: the store became unavailable. If the connection was lost during the commit,
+                it is unknown whether the store has committed, so the block must be idempotent. In
+                all other cases, nothing was committed.
 
         """
 

@@ -1,4 +1,8 @@
-"""The relay publishes rows of the outbox, removes them, and deletes old rows of the inbox."""
+"""The relay publishes rows of the outbox, removes them, and deletes old rows of the inbox.
+
+The outbox is the table of messages that were committed and are not published yet. The inbox is the
+table of the ids of messages that were handled.
+"""
 
 from __future__ import annotations
 
@@ -149,7 +153,7 @@ class Relay:
         self._thread.join()
 
     def stop(self) -> None:
-        """Make the loop of run() end, after it has removed the published rows; return at once."""
+        """Request the end of run(), and return at once; run() first removes the published rows."""
         self._stop_requested.set()
         self._wake_requested.set()
 
@@ -227,18 +231,19 @@ class Relay:
         another thread, is publishing it. The second message could arrive after later messages of
         its key.
 
-        The function is called for each page of publish_pending(). If a call of publish() is
-        publishing rows of a key at that time, the function leaves out the key in this page and in
-        all later pages. The reason is that the call may fail. Then its row stays in the outbox, and
-        the next row of the key, in a later page, must not be published before it.
+        publish_pending() reads the rows in pages, and calls the function for each page. If a call
+        of publish() is publishing rows of a key at that time, the function leaves out the rows of
+        the key in this page and in all later pages. The reason: if the call of publish() fails, its
+        rows stay in the outbox. Then later rows of the key must not be published before them.
         """
         busy: set[Key] = set()
 
         def choose(rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
             busy.update(self._locks.in_use())
             # publish() first adds the ids of its rows to `_published_ids`, and then releases the
-            # locks of their keys. So the locks are read first, and then the ids: a row whose lock
-            # was released before the first read is in the ids of the second read.
+            # locks of their keys. So this function reads the locks first, and the ids afterwards.
+            # If a lock was released before the locks are read, the ids of its rows are already in
+            # `_published_ids`.
             published_ids = set(self._published_ids)
             return [
                 row
@@ -260,7 +265,7 @@ class Relay:
         """Delete old rows of the inbox, at most PRUNED_ROWS in each transaction.
 
         With larger transactions, handlers would wait long for the database's lock. If another
-        process holds the lock "prune", that process deletes the rows.
+        process holds the project's lock for this deletion, that process deletes the rows.
         """
         while not self._stop_requested.is_set():
             with (
