@@ -79,7 +79,7 @@ def build(draft: Draft, path: Path) -> Topology:
 
 def _broker_url(draft: Draft, options: Mapping[str, Any]) -> BrokerUrl:
     if ("broker", "url") in draft.report.blocked:  # a variable in the URL is not set
-        return BrokerUrl.unknown()  # load() allows this only if its caller does not connect
+        return BrokerUrl.unknown()  # only for a caller of load() that does not connect
     url: BrokerUrl = options.get("url") or parse_broker_url(BROKER_URL)
     return url
 
@@ -109,8 +109,9 @@ def _queue(name: str, options: Mapping[str, Any]) -> Queue:
     given.setdefault("exchange", "")  # an external queue has no exchange
     given.setdefault("order_by", "shards" in given)
     given.setdefault("single_active_consumer", bool("shards" in given or given["order_by"]))
-    # The default of prefetch: twice `concurrency`, so that the next messages are in the process
-    # already; at least PREFETCH, and at most what AMQP allows.
+    # By default, the broker delivers twice as many messages as the process handles at a time. So
+    # the next messages have arrived when a handler ends. The default is at least PREFETCH, and at
+    # most the largest value that AMQP allows.
     twice = min(2 * given.get("concurrency", 1), MOST_PREFETCH)
     given.setdefault("prefetch", max(PREFETCH, twice))
     return Queue(name, **given)

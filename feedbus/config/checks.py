@@ -1,4 +1,4 @@
-"""Checks of several values together: options that exclude or need each other, weights, queues.
+"""Checks that compare several values of topology.toml, such as options that exclude each other.
 
 Each check yields faults: mistakes in the file, each with the path of the wrong value.
 """
@@ -57,11 +57,12 @@ def check(draft: Draft) -> None:
 
 def _retry(draft: Draft, queue: str, options: Options) -> Faults:
     del options
-    # The loaded values do not have an invalid `then`, which is reported already. So the check reads
-    # the values as the file contains them: it reports only a `then` that the file does not set.
+    # If the file sets an invalid `then`, the fault is reported already, and the loaded values have
+    # no `then`. So the check looks for `then` in the document, which also has invalid values.
     path = draft.at(queue, "retry")
     retry = lookup(draft.report.document, path)
-    # Neither True nor False if the file has no `retry`, or a value that is reported as invalid.
+    # If the file has no table `retry`, or an invalid `repeat`, `endless` is neither True nor False.
+    # Then the check yields nothing.
     endless = retry.get("repeat", False) if isinstance(retry, dict) else None
     if endless is True and "then" in retry:
         message = "has no effect: the last delay repeats without end (repeat = true)"
@@ -140,10 +141,12 @@ def _block_on_dead(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def _timeouts(draft: Draft, queue: str, options: Options) -> Faults:
-    """Yield a fault for `batch.wait` from `idle_timeout` on, and for a too long `handler_timeout`.
+    """Yield a fault if `batch.wait` or `handler_timeout` is too long.
 
-    RabbitMQ's consumer timeout limits `handler_timeout`. The limit does not depend on the broker of
-    the URL, so that a file has the same problems with each broker.
+    `batch.wait` must be shorter than `idle_timeout`. RabbitMQ's consumer timeout limits
+    `handler_timeout`. The embedded broker has no such timeout.
+    The check reports the fault for each broker, so that a change of the broker's URL does not make
+    a file invalid.
     """
     wait = options.get("batch", {}).get("wait_seconds", 0.0)
     idle = options.get("idle_timeout_seconds")

@@ -29,7 +29,7 @@ EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}
 
 
 def check_imports(draft: Draft, root: Path) -> None:
-    """Import every Python object that topology.toml names, and check that it fits its options.
+    """Import every Python object that topology.toml names, and check that it suits the options.
 
     The problems are added to the report of the draft. Click commands are not imported; the function
     only checks that the modules of [commands] exist.
@@ -43,6 +43,7 @@ def check_imports(draft: Draft, root: Path) -> None:
 
     """
     with contextlib.redirect_stdout(sys.stderr):
+        # The features of the store that handlers can use: transactions, and a session as parameter.
         offered = StoreOffer(draft.report.has(("store",)), check_store(draft, root))
         handlers: list[str] = []
         for queue, options in draft.queues.items():
@@ -80,7 +81,9 @@ def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]
 def _unlike(
     draft: Draft, queue: str, handlers: Mapping[tuple[str, ...], Handler]
 ) -> Iterator[tuple[KeyPath, Fault]]:
-    """Yield a fault for each handler that is async although the first one is not, or the reverse.
+    """Yield faults if some handlers of a queue are async and others are not.
+
+    The handlers that differ from the queue's first handler get the faults.
 
     Args:
         draft: the loaded values of the file.
@@ -106,8 +109,8 @@ def _fault_of(error: UsageError | SystemExit, dotted: str, root: Path) -> Fault:
     """Return the fault of a handler that feedbus cannot import or call.
 
     Args:
-        error: the error of the import, or of a check of the handler; SystemExit if the module ends
-            the process.
+        error: the error of the import, or of a check of the handler. It is a SystemExit if the
+            module tried to end the process.
         dotted: the dotted name of the handler.
         root: the folder of the topology; it is left out of the paths in the fault.
 
@@ -139,7 +142,7 @@ def _unsuitable(options: Mapping[str, Any], handler: Handler, store: StoreOffer)
         UsageError: feedbus cannot call the handler at all.
 
     """
-    if store.is_there:
+    if store.is_there:  # a transaction can be used in one thread only, so not by an async handler
         refuse_in_transaction(handler.function)
     parameters = handler.parameters(store.session_type)
     handler.record_loader()  # it raises the UsageError of a wrong message type
@@ -180,7 +183,7 @@ def _reason(error: UsageError, module: str, root: Path) -> str:
 
 
 def _missing(error: BaseException | None, module: str) -> bool:
-    """Whether the module itself, or one of its packages, does not exist."""
+    """Whether an import failed because the module, or a package around it, does not exist."""
     return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
 
 

@@ -18,11 +18,11 @@ SUBSTITUTED = {"pattern": r"\$\{"}
 
 
 class Option(fields.Field[Any]):
-    """The base of the types of options: how a value of topology.toml is read and documented.
+    """The base class of the types of options. A type reads, validates and documents a value.
 
-    Each option of topology.toml has one object of such a type. The object is an attribute of the
-    TableSchema of the option's table, so it is created when the module with this schema is
-    imported.
+    Each option of topology.toml has one object of such a type. The object is an attribute of a
+    TableSchema, the class that describes one table of the file. So the object is created when the
+    module with this class is imported.
 
     If read() refuses a value, its error contains a Fault (problems.py): the description of one
     problem of the file.
@@ -49,10 +49,10 @@ class Option(fields.Field[Any]):
 
         Args:
             description: what the option means, in sentences; it may have links in Markdown.
-            default: the default as TOML text, or in words, for the documentation; "" if the
-                documentation shows the default of the dataclass's field.
+            default: the default for the documentation, as TOML text or in words. If it is "", the
+                documentation shows the default of the field in the dataclass of feedbus.topology.
             required: whether the file must set the option.
-            attribute: the field of the dataclass, if its name differs from the option's name.
+            attribute: the name of this field, if it differs from the option's name.
             example: an example for editors, if the example of the type does not fit.
 
         """
@@ -87,7 +87,8 @@ class Option(fields.Field[Any]):
         """Return the error of an invalid value; it contains one Fault.
 
         Args:
-            expected: the expected value, in words; "" for the attribute `expected` of the type.
+            expected: the expected value, in words. With "", the Fault gets the attribute `expected`
+                of the type.
             options: other attributes of the Fault, such as `suggestion`.
 
         """
@@ -99,7 +100,8 @@ class Option(fields.Field[Any]):
         """Raise the error of an invalid value of topology.toml; read() calls the method.
 
         Args:
-            expected: the expected value, in words; "" for the attribute `expected` of the type.
+            expected: the expected value, in words. With "", the Fault gets the attribute `expected`
+                of the type.
             options: other attributes of the Fault, such as `suggestion`.
 
         Raises:

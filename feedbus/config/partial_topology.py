@@ -1,4 +1,7 @@
-"""The draft: the loaded values of a file before the checks, each queue with inherited options."""
+"""The draft: the loaded values of topology.toml, from which the checks and then build() work.
+
+In the draft, each queue also has the options that it inherits from [defaults.queue].
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ LOADED_AS = {"message_ttl": "message_ttl_seconds"}
 class Draft:
     """The values of topology.toml that could be loaded; the faults of other values are reported.
 
-    config.load() makes one for each file that it reads. The checks use it, and then build() makes
-    the Topology from it.
+    config.load() makes one Draft for each file that it reads. The checks read the Draft, and then
+    build() makes the Topology from it.
 
     Attributes:
         loaded: the loaded values by table and option, without invalid values.

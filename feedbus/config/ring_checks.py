@@ -1,6 +1,8 @@
 """Checks of shards, weights and the buckets of a ring.
 
-The weight of a shard is its number of buckets; the buckets of a ring are the sum of its weights.
+The ring of an x-consistent-hash exchange has buckets, and each bucket belongs to one shard. The
+hash of a routing key selects a bucket. The weight of a shard is its number of buckets.
+
 The checks yield faults: mistakes in the file, each with the path of the wrong value.
 """
 
@@ -47,14 +49,14 @@ def check_weights(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def check_buckets(draft: Draft) -> Faults:
-    """Yield a fault for each ring with too many buckets, which is the sum of its weights.
+    """Yield a fault for each ring with more buckets than MAX_BUCKETS.
 
     Args:
         draft: the loaded values of topology.toml.
 
     Yields:
-        A path in topology.toml with the fault. The path is in the first queue of the ring with
-        which the sum of the weights exceeds the limit.
+        A path in topology.toml with the fault. The buckets are counted queue by queue, in the order
+        of the file. The path is in the queue with which the count exceeds the limit.
 
     """
     buckets: dict[str, int] = {}

@@ -134,7 +134,7 @@ def check_routing_keys(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def _well_formed(pattern: str) -> bool:
-    """Whether a binding key of a topic exchange has no empty word, and '*' and '#' only alone."""
+    """Whether a binding key of a topic exchange has no empty word, and no word such as 'a*'."""
     words = pattern.split(".")
     return not pattern or all(
         word and (word in "*#" or not set(word) & set("*#")) for word in words
@@ -142,7 +142,7 @@ def _well_formed(pattern: str) -> bool:
 
 
 def check_content_types(draft: Draft) -> Faults:
-    """Yield a fault for each exchange whose `content_type` has no codec, or that also sets `pack`.
+    """Yield a fault for each `content_type` that has no codec, or that is set together with `pack`.
 
     Args:
         draft: the loaded values of topology.toml.

@@ -15,19 +15,21 @@ from feedbus.records.message import Message
 from feedbus.records.published_parts import PartPublisher
 
 SMALL_CHUNK = 8  # with fewer records per chunk on average, access by record is faster than by chunk
-LARGE_BATCH = 100  # at least this many records of a chunk are published as a part of their own
+# At least this many records of a chunk are published as a Part of their own: a group of messages in
+# which the fields with equal values are stored once.
+LARGE_BATCH = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """The records of one message; values that all records share are stored once, others by column.
 
-    The decoder creates it for a handler; a batch has one or more.
+    The decoder creates the Chunk for a handler. A batch has one Chunk or more.
 
     Attributes:
         ids: the message id of each record.
-        shared: maps each of these fields to the value that all records have.
-        columns: maps each of the other fields to a list with one value per record.
+        shared: the fields whose value is stored once: maps each field to the value of all records.
+        columns: the other fields: maps each field to a list with one value per record.
         rows: a list with one item for each record: the index of the record in its message.
         make: creates a record from its fields; None if a record is the dict of its fields.
         instances: the records, if they were loaded one by one, otherwise None.
@@ -251,10 +253,11 @@ class Batch:
     ) -> Iterator[tuple[Mapping[str, Any], Sequence[int]]]:
         """Split records, in order, into runs; the caller publishes each run as one part.
 
-        Records of one chunk are a run of their own if they are at least LARGE_BATCH, and one of the
-        given fields is in `shared` of the chunk. The part then contains its value only once.
+        If at least LARGE_BATCH of the records are in one chunk, and one of the given fields is in
+        `shared` of the chunk, these records are a run of their own. Then the part contains the
+        value of this field only once.
 
-        Records.publish() calls this.
+        Records.publish() calls the method.
 
         Args:
             indexes: the indexes of the records, ascending.

@@ -42,21 +42,22 @@ class PublishingRecords:
             exchange: the name of the exchange in topology.toml.
             key: the routing key of all messages, or a list with one for each. An exchange with
                 shards needs a key.
-            key_column: instead of key, the name in `columns` of the field that contains the routing
-                keys.
+            key_column: the name of a field in `columns` whose values are the routing keys. The
+                caller gives at most one of key and key_column.
             columns: the fields that differ between the messages. It maps the name of a message's
                 field to the name of a record's field, or to a list with one value for each record.
             shared: the fields that are the same in all messages.
-            options: the same for all messages. `headers` maps names to texts, numbers, flags or
-                None. `priority` is a number from 0 to 255. `expires` is how long a message may wait
-                in a queue, and `delay` how long feedbus delays it: a text such as "10m", or a
-                number of seconds. With options, each message is sent separately, without packs.
+            options: further options, equal for all messages. `headers` maps names to texts,
+                numbers, flags or None. `priority` is a number from 0 to 255. `expires` is how long
+                a message may wait in a queue. `delay` is how long feedbus delays a message. Both
+                are a text such as "10m", or a number of seconds. With options, each message is sent
+                separately, without packs.
 
         Example: `readers.publish("mail", key="new", columns={"userId": "id"}, shared={"text": t})`
 
         Raises:
             TypeError: an argument has a wrong type.
-            KeyError: a record has no field of a name in `columns`.
+            KeyError: `columns` names a field of the records that a record does not have.
             UsageError: the length of a list is not the number of records, a key is missing, or
                 these Records have no bus.
 
@@ -65,7 +66,8 @@ class PublishingRecords:
         given_columns, given_shared, split = columns or {}, shared or {}, isinstance(key, str)
         named = {field: name for field, name in given_columns.items() if isinstance(name, str)}
         lists = {field: each for field, each in given_columns.items() if not isinstance(each, str)}
-        split = split and not lists  # a list is for all records, so they stay in one part
+        # A list has one value for each record of this object, so the records stay in one part.
+        split = split and not lists
         names = [name for field, name in named.items() if split and field != key_column]
         for common, indexes in self._batch.segments(self._indexes, names):
             shared_once = {
@@ -108,13 +110,13 @@ class PublishingRecords:
                 of this field. At least one column is a list.
             key: the routing key of all messages, or a list with one for each. An exchange with
                 shards needs a key.
-            key_column: instead of key, the name in `columns` of the field that contains the routing
-                keys.
+            key_column: the name of a field in `columns` whose values are the routing keys. The
+                caller gives at most one of key and key_column.
             shared: the fields that are the same in all messages.
 
         Raises:
             TypeError: an argument has a wrong type.
-            KeyError: a record has no field of a name in `columns`.
+            KeyError: `columns` names a field of the records that a record does not have.
             UsageError: this object has several records or none, there is no list, lists differ in
                 length, or a key is missing.
 

@@ -31,7 +31,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
     A handler with batch=True gets all records of the batch. where(), group_by(), remaining() and
     singles() return some of these records, also as Records. A method that publishes, or that sets a
-    verdict, applies only to the records of its own object.
+    verdict, applies only to the records of the object on which it is called.
 
         @handler(batch=True)
         def ship(orders: Records[Order]) -> None:
@@ -203,8 +203,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """Group the records by the values of one or several fields, in order of occurrence.
 
         Args:
-            names: the name of one field, whose values are the keys of the result; or the names of
-                several fields: then the keys are tuples of their values.
+            names: the names of the fields. With one name, the keys of the result are the values of
+                this field. With several names, the keys are tuples of values.
 
         Example: `for (product, size), some in orders.group_by("product", "size").items(): …`
 
@@ -222,7 +222,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     def singles(self) -> Iterator[Records[Row]]:
         """Yield each record as Records of one record.
 
-        In a batch handler, the methods for one record, such as publish_many(), can then be called.
+        Some methods, such as publish_many(), can only be called on Records of one record. A batch
+        handler calls them on the results.
         """
         for index in self._indexes:
             yield _view(self._batch, [index])
@@ -278,7 +279,10 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
     @property
     def verdicts(self) -> dict[int, Drop | Reject | Retry]:
-        """The verdicts so far, by index in the batch; records without verdict are acknowledged."""
+        """The verdicts so far, by index in the batch.
+
+        When the handler returns, records without a verdict are acknowledged.
+        """
         return self._batch.verdicts
 
     # only for the framework
@@ -314,10 +318,12 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
             kept_indexes = []
             for index, message_id in enumerate(chunk.ids):
                 if message_id in wanted_ids:
-                    wanted_ids.discard(message_id)  # the batch may contain a message twice
+                    # The batch may contain a message twice. Then only its first record is kept.
+                    wanted_ids.discard(message_id)
                     kept_indexes.append(index)
             if kept_indexes:
                 chunks.append(chunk.select(kept_indexes))
+                # A slice, because in a test the list of deliveries is empty.
                 deliveries += self._batch.deliveries[number : number + 1]
         return Records(chunks, deliveries)
 

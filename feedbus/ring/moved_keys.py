@@ -11,11 +11,12 @@ from feedbus.ring.placement import Ring
 def flows(old: Ring, new: Ring) -> dict[tuple[str, str], float]:
     """Return the share of all keys by (queue in the old ring, queue in the new ring).
 
-    The shares, from 0 to 1, have the sum 1. Keys that stay in their queue are included. A ring
-    distinguishes 2**21 classes of keys, all equally likely. Only a quarter of the classes is
-    placed, so a share differs from the exact one by about 0.001 at most.
+    The shares, from 0 to 1, have the sum 1. Keys that stay in their queue are included. A ring uses
+    21 bits of the hash of a key, so there are 2**21 classes of keys, all equally likely. The
+    function computes the queues of only a quarter of the classes. So a share differs from the exact
+    share by about 0.001 at most.
 
-    `feedbus plan` predicts with it which keys a change of a ring moves.
+    `feedbus plan` uses the function to predict which keys a change of a ring moves.
 
     Args:
         old: the ring before the change.

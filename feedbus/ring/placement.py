@@ -16,6 +16,7 @@ WORTH_BULK = 30_000  # to place so many keys one by one takes as long as to load
 class Ring:
     """The ring of an x-consistent-hash exchange; it finds the same queue for a key as RabbitMQ.
 
+    A ring is a list of buckets, and each bucket has one queue. The hash of a key selects a bucket.
     The object caches the queues of the latest keys, so a repeated key costs one look-up.
 
     A publisher has one Ring object for each exchange with shards, to make packs. `feedbus plan`,
@@ -55,7 +56,10 @@ class Ring:
 
     @property
     def buckets(self) -> tuple[tuple[str, int], ...]:
-        """The runs of buckets as (queue, number of buckets), from bucket 0 on."""
+        """The buckets as (queue, number of buckets), from bucket 0 on.
+
+        The buckets of one queue follow one another.
+        """
         return tuple(self._weights.items())
 
     def bind(self, queue: str, weight: int) -> None:
@@ -96,8 +100,9 @@ class Ring:
             UsageError: the ring has no buckets.
 
         """
-        # Another thread may rebuild the ring meanwhile: it replaces the buckets, then the cache.
-        # This method gets the cache first, so it puts no queue of old buckets into a new cache.
+        # Another thread may call _rebuild() meanwhile. _rebuild() replaces first the buckets, then
+        # the cache. This method reads first the cache, then the buckets. So if this method has read
+        # the old buckets, it puts the queue into the old cache, which is not used any more.
         placed = self._placed
         queue = placed.get(routing_key)
         if queue is not None:

@@ -55,9 +55,8 @@ class AppliedSettings:
         """Return the settings of a topology: digests of the options of watchers and exchanges.
 
         Raises:
-            UsageError: the option `user` of a watcher names no user of this machine. Or feedbus
-                does not run as root, and the option names another user than the one that runs
-                feedbus.
+            UsageError: the option `user` of a watcher names no user of this machine, or it names
+                another user although feedbus does not run as root.
 
         """
         common = [topology.name, topology.broker_url.reveal(), repr(topology.store)]
@@ -164,8 +163,8 @@ def write_applied(topology: Topology, text: str) -> None:
     """Write the text of topology.toml to the file that the processes read.
 
     The supervisor calls the function at its start and at each `feedbus apply`. The file has the
-    permissions of topology.toml, and its owner can read it. It is replaced as a whole, because a
-    process that starts may read it at the same time.
+    permissions of topology.toml, and its owner can always read it. A new file replaces the old
+    file, because a process that starts may read the old file at the same time.
 
     Args:
         topology: the topology.

@@ -29,9 +29,10 @@ def other_broker(topology: Topology, *, changes_broker: bool = False) -> str:
     """Return what to do if the supervisor of this folder uses another broker than the topology.
 
     Args:
-        topology: the topology, as the environment of this process completes it.
-        changes_broker: whether the command makes the supervisor use the URL in topology.toml, so
-            that a URL which was changed there is correct.
+        topology: the topology, with the values of this process's environment variables.
+        changes_broker: True for `feedbus plan` and `feedbus apply`. With `feedbus apply`, an
+            operator can change the broker of the supervisor. So if the URL in the file was edited,
+            it may differ from the URL that the supervisor uses.
 
     Returns:
         One sentence for the operator, without passwords. "" if both use the same broker, if no
@@ -66,7 +67,7 @@ def require_same_broker(topology: Topology, *, changes_broker: bool = False) -> 
     """Raise UsageError if the supervisor of this folder uses another broker than the topology.
 
     Args:
-        topology: the topology, as the environment of this process completes it.
+        topology: the topology, with the values of this process's environment variables.
         changes_broker: as in other_broker().
 
     Raises:
@@ -119,7 +120,7 @@ def _addresses(url: BrokerUrl) -> set[tuple[str, str]]:
 
 
 def _written_url(path: Path) -> str:
-    """Return the URL of the broker as a topology file contains it, with its ${VARIABLES}."""
+    """Return the URL of the broker as the text in a topology file, with ${VARIABLES} in it."""
     try:
         tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError:

@@ -234,7 +234,8 @@ class SetOptions(Set):
             props: the properties of the command.
 
         Raises:
-            MessageError: only topology.toml may change one of the options.
+            MessageError: one of the options is not in CHANGEABLE, so only topology.toml may change
+                it.
 
         """
         watcher = self._get_watcher(arbiter, props["name"])
@@ -299,7 +300,7 @@ class ReportState(Command):
     def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 -- circus's signature
         """Return the state of the supervisor and of each watcher, in the topology's order.
 
-        The commands `feedbus status`, `plan`, `apply` and others ask for it. The command also works
+        `feedbus status`, `plan`, `apply` and others send this command. The command also works
         before the watchers exist. circus calls the method when the command arrives.
 
         Args:
@@ -336,8 +337,8 @@ class End(Command):
 
         Args:
             arbiter: circus's main object, which has the watchers.
-            props: "seconds" limits the time that each process may take; after it, the process is
-                killed. None for the stop time of each process.
+            props: the properties of the command. If a process has not ended after "seconds", it is
+                killed. With None, a process is killed after its own stop time.
 
         """
         seconds = props.get("seconds")
@@ -354,8 +355,8 @@ class Apply(Command):
         """Carry out one step of `feedbus apply`; the properties select the step.
 
         With the property "pause", stop the watchers whose names it lists. With the property "text",
-        change to the topology with this text. Without both, end the watchers that are not in the
-        topology. circus calls the method when the command arrives.
+        change to the topology with this text. With neither property, end the watchers that are not
+        in the topology. circus calls the method when the command arrives.
 
         Args:
             arbiter: circus's main object, which has the watchers.

@@ -1,4 +1,8 @@
-"""Requests to the running supervisor from another process: state, restart, apply."""
+"""Requests to the running supervisor from another process: state, restart, apply.
+
+A watcher is the supervisor's object for the processes of one consumer or of one [processes.NAME]
+table, or for the operations process.
+"""
 
 from __future__ import annotations
 
@@ -85,15 +89,16 @@ def ask(
     Args:
         topology: the topology of the supervisor.
         command: the name of the command, such as "restart" of circus or feedbus's "feedbus-down".
-        progress: for a command that waits for the end of processes: called repeatedly with the
-            processes that are still busy. The command may then take any time, as long as the
-            supervisor reports its state. If it is None, the supervisor must answer immediately.
+        progress: called repeatedly with the processes that are still busy. It is for a command that
+            waits for the end of processes. Such a command may take any time, as long as the
+            supervisor reports its state. With None, the supervisor must answer within
+            ANSWER_SECONDS.
         properties: the properties of the command. With `waiting=True`, circus answers only when the
             command has finished.
 
     Raises:
-        FeedbusError: a supervisor runs, but does not answer within ANSWER_SECONDS; with `progress`,
-            it has not even reported its state for SILENT_SECONDS.
+        FeedbusError: a supervisor runs, but does not answer within ANSWER_SECONDS. With `progress`:
+            a supervisor runs, but has neither answered nor reported its state for SILENT_SECONDS.
 
     """
     pid = lock_holder(lock_path(topology))

@@ -44,7 +44,8 @@ def main(handle: int, topology_path: Path, modules: Sequence[str]) -> None:
         modules: the names of the modules to import before the first fork.
 
     """
-    # The first call of setproctitle() finds the memory for process titles. Children use it, too.
+    # The first call of setproctitle() finds the memory for process titles. Children use this
+    # memory, too.
     setproctitle(f"feedbus fork server of {topology_path}")
     default_signals()
     gc.disable()
@@ -55,7 +56,7 @@ def main(handle: int, topology_path: Path, modules: Sequence[str]) -> None:
     gc.enable()
     program = serve(Connection(handle))
     setproctitle(shlex.join(program.command))
-    _, _, module, *arguments = program.command
+    _, _, module, *arguments = program.command  # the command is `python -m MODULE ARGUMENTS`
     sys.argv = [module, *arguments]
     if not sys.flags.safe_path:
         sys.path[0] = program.folder

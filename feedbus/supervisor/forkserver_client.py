@@ -45,7 +45,7 @@ class Program:
 
 
 class ForkServer:
-    """The supervisor's connection to a fork server, which starts programs as its children.
+    """The supervisor's connection to a fork server, which starts programs.
 
     The fork server is a process with imported libraries, so that its forks start fast. The programs
     become children of the supervisor. The object is closed when all processes are started.
@@ -56,8 +56,8 @@ class ForkServer:
         """Start a fork server for the consumers of a topology.
 
         Returns:
-            The connection to it; None on other systems than Linux, on which this process cannot
-            become the parent of the server's children.
+            The connection to the fork server. None on other systems than Linux: there this process
+            cannot become the parent of the programs.
 
         """
         return cls(topology) if sys.platform == "linux" else None
@@ -93,13 +93,13 @@ class ForkServer:
         Args:
             program: the program to run.
             stdout: the descriptor for its output. The child gets a copy; the caller closes its own.
-            stderr: the descriptor for its errors, in the same way.
+            stderr: the descriptor for its errors. The child gets a copy, too.
 
         Returns:
             The id of the new process, for which this process can call os.waitpid().
 
         Raises:
-            ConnectionError: the server does not answer; this object has closed it.
+            ConnectionError: the server does not answer. The method has called close().
             OSError: the operating system refuses to start the program.
 
         """

@@ -1,4 +1,8 @@
-"""Find processes that run old options, old code, or another version of feedbus."""
+"""Find processes that run old options, old code, or another version of feedbus.
+
+A watcher is the supervisor's object for the processes of one consumer or of one [processes.NAME]
+table, or for the operations process.
+"""
 
 from __future__ import annotations
 
@@ -95,10 +99,10 @@ def unapplied_names(topology: Topology, answer: Mapping[str, Any]) -> list[str]:
 
 
 def unapplied_note(names: Sequence[str], *, reloads: bool) -> str:
-    """Return a note about the names of unapplied_names(), and what applies them, or "".
+    """Return a note that consumers or processes are not applied, and what applies them.
 
     Args:
-        names: the names.
+        names: the names, from unapplied_names(). Without names, the note is "".
         reloads: whether the supervisor applies changes of the file without a command.
 
     """

@@ -5,9 +5,11 @@ connection.
 
 The preparation also reports queues that the topology no longer has, and that no consumer reads.
 
-The preparation also completes a switch of a ring that was interrupted. For this it may have to
-publish held messages to an old queue. If that queue is full, the consumers must read messages from
-it first. So the consumers are started, and the process of the preparation continues meanwhile.
+If a switch to new queues was interrupted, for example because `feedbus apply` was killed, the
+preparation completes the switch. The messages that have arrived during the switch are held in
+another queue of the broker, and belong at the end of the old queues. If an old queue is full, its
+consumer must read messages before a held message can be published to this queue. So the consumers
+are started, and the process of the preparation continues meanwhile.
 """
 
 from __future__ import annotations
@@ -61,7 +63,8 @@ def prepare(topology: Topology, fork_server: ForkServer | None) -> bool:
     environment = os.environ | {SUPERVISED: str(os.getpid())}
     waiting_file = _waiting_file(topology)
     waiting_file.unlink(missing_ok=True)
-    # This import takes some time, in which the fork server imports its modules in parallel.
+    # The fork server is importing its modules. Meanwhile, this process imports a module that the
+    # supervisor needs later.
     importlib.import_module("feedbus.supervisor.supervision")
     # The new process gets a process group of its own. So a terminal sends Ctrl-C only to this
     # process, which then ends the new process without a traceback.

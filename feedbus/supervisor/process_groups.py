@@ -110,10 +110,10 @@ def end_strays(run_folder: Path) -> list[int]:
     """End the process groups of an earlier supervisor that was killed.
 
     The supervisor calls the function at its start, and `feedbus down` at its end. The leaders end
-    by themselves when their supervisor ends, but their child processes may not. The ids of the
-    groups are in the lock files of the slots. Since then, the kernel may have given the same id to
-    the group of another program. So only those processes of a group are ended that have inherited
-    the variable RUN_FOLDER from the supervisor.
+    by themselves when their supervisor ends, but their child processes may not. Each leader has
+    written its process id, which is the id of the group, into the lock file of its slot. Since
+    then, the kernel may have given the same id to the group of another program. So only those
+    processes of a group are ended that have inherited the variable RUN_FOLDER from the supervisor.
 
     Args:
         run_folder: the folder of the lock files.

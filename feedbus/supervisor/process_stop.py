@@ -30,11 +30,12 @@ async def end(
     SIGKILL is sent to the process and its child processes.
 
     Args:
-        process: the process; its `kill_at` can become earlier while this function waits.
+        process: the process. This function sets its `kill_at`. While the function waits,
+            ProcessWatcher.shorten_stop() can set an earlier time.
         stop_signal: the number of the signal that asks the process to end.
         patience_seconds: the time until the process is killed; 0 kills it without `stop_signal`.
-        report_busy: called once if the process takes longer than BUSY_SECONDS to end, with the
-            seconds until it is killed.
+        report_busy: called once if the process takes longer than BUSY_SECONDS to end. The argument
+            is the number of seconds until the process is killed.
 
     """
     process.stop_asked_at = time.monotonic()
@@ -56,7 +57,7 @@ async def end(
 
 
 async def wait_until_ended(process: WatchedProcess) -> None:
-    """Wait until a process has ended; another task has called end() for it and is stopping it."""
+    """Wait until a process has ended, which another task is stopping with end()."""
     while process.is_alive():  # noqa: ASYNC110 -- children end without an event
         await asyncio.sleep(CHECK_SECONDS)
 

@@ -25,8 +25,8 @@ events = EventLog(__name__)
 
 CHECK_SECONDS = 0.5  # the time between two readings of the files' times
 SKIPPED = {"__pycache__", "node_modules"}  # folders that are not read
-# The longest time of `feedbus check`, and of `feedbus apply` in addition to the longest stop of a
-# process: `apply` waits until the processes with changed options have ended.
+# The longest time of `feedbus check`. For `feedbus apply`, the longest stop time of a process is
+# added, because it waits until the processes with changed options have ended.
 COMMAND_SECONDS = 60.0
 SHOWN = 5  # the largest number of changed files that a log line names
 
@@ -34,10 +34,10 @@ Times = dict[str, int]
 
 
 def file_times(root: Path, topology: Path, state: Path) -> Times:
-    """Return when the topology file and each Python file in a folder changed, by their paths.
+    """Return the modification times of the topology file and of all Python files in a folder.
 
-    The reloader compares two results. The times are in nanoseconds since 1970. Hidden folders and
-    virtual environments are left out.
+    The result maps each path to its time, in nanoseconds since 1970. The reloader compares two
+    results. Hidden folders and virtual environments are left out.
 
     Args:
         root: the folder of the project.
@@ -78,9 +78,9 @@ class Reloader:
     changed. Then `feedbus apply` applies a changed topology. If it fails, the system may be changed
     in part.
 
-    A topology that was not applied is applied after the next change of any file: a missing module
-    may have been the problem. The imports of a process of [processes] are not known, so each change
-    of a Python file restarts such a process.
+    If a topology could not be applied, the reloader tries again after the next change of any file,
+    because this file may have been the problem: for example, a missing module. The imports of a
+    process of [processes] are not known, so each change of a Python file restarts such a process.
     """
 
     def __init__(self, supervision: Supervision) -> None:

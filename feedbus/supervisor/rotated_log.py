@@ -24,8 +24,8 @@ class RotatedLog:
     pieces. The beginning of a line is kept in memory until the end of the line has arrived. So
     lines of several processes are not mixed, and the file is rotated between two lines.
 
-    A file that was moved or deleted is created again. On a full disk lines are dropped and counted;
-    when there is room again, the event `lines_dropped` has their number.
+    A file that was moved or deleted is created again. If the disk is full, lines are dropped and
+    counted. When there is room again, the event `lines_dropped` with their number is written.
     """
 
     def __init__(  # noqa: PLR0913 -- circus passes them by name

@@ -1,4 +1,8 @@
-"""Stop a running supervisor and its processes from another process, for `feedbus down`."""
+"""Stop a running supervisor and its processes from another process, for `feedbus down`.
+
+Each process that the supervisor has started holds a slot: it has locked the lock file of the slot.
+So the processes are found also if their supervisor was killed.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +28,8 @@ from feedbus.supervisor.client import (
 )
 from feedbus.topology import Topology
 
-# A supervisor that gives no answer for this time is killed. The holder of a slot that is not in the
-# topology is killed if it has not ended after this time.
+# A supervisor that gives no answer for this time is killed. If the topology no longer has the
+# consumer or table of a process, the process is killed if it has not ended after this time.
 PATIENCE_SECONDS = 10.0
 
 
@@ -50,10 +54,11 @@ def stop(
     from feedbus.supervisor.process_groups import end_strays
 
     supervised = _end_supervisor(topology, within_seconds, progress)
-    # If the supervisor was killed, its processes end by themselves, but this may take some time.
+    # If the supervisor was killed, its processes end by themselves, but this may take some time. So
+    # wait for them.
     folder = run_folder(topology)
     slots = _end_holders(topology, within_seconds, progress)
-    strays = end_strays(folder)
+    strays = end_strays(folder)  # child processes that have not ended with their parents
     for lock in slot_locks(folder):
         with contextlib.suppress(BlockingIOError):
             handle = take_lock(lock)
@@ -98,7 +103,7 @@ def _end_supervisor(topology: Topology, within_seconds: float | None, progress: 
 
 
 def _end_holders(topology: Topology, within_seconds: float | None, progress: Progress) -> bool:
-    """End all processes that hold a slot: by SIGTERM, and each by SIGKILL after its stop time.
+    """End all processes that hold a slot, by SIGTERM; kill a process after its stop time.
 
     Returns:
         Whether a process held a slot.

@@ -62,11 +62,13 @@ class Supervision:
         Args:
             arbiter: circus's arbiter, before its loop runs.
             topology: the topology to run.
-            on_started: called once: when each watcher is ready or has given up, or after
-                REPORT_AFTER_SECONDS. Its arguments: lines about the watchers that are not ready;
-                lines about the watchers whose processes wait during an outage, each with the
-                reason; the seconds since the start.
-            fork_server: starts the first processes; with None, a new Python is started for each.
+            on_started: called once, when each watcher is ready or has given up, but at the latest
+                after REPORT_AFTER_SECONDS. The first argument is a list of lines, one for each
+                watcher that is not ready. The second argument is a list of lines about processes
+                that wait during an outage, with the reasons. The third argument is the number of
+                seconds since the start.
+            fork_server: starts the first processes. With None, a new Python is started for each
+                process.
             copies: copies the lines of every log to stdout; with None, only log files are written.
             reloads: whether changes of the project's files are applied without a command.
 
@@ -80,8 +82,8 @@ class Supervision:
         self.started_at = time.monotonic()
         self.checking = False
         folder = run_folder(topology)
-        # The child processes that this process already has. The supervisor did not start them as
-        # processes of the topology, and does not end them.
+        # This process already has these child processes. They are not processes of the topology, so
+        # the supervisor does not end them.
         self._earlier_children = {one.pid for one in psutil.Process().children(recursive=True)}
         for pid in process_groups.end_strays(folder):
             events.warning(
@@ -183,9 +185,8 @@ class Supervision:
         that still run. Example: a queue of another system is not deleted, so its consumer runs on.
 
         Raises:
-            UsageError: the option `user` of a watcher names no user of this machine. Or feedbus
-                does not run as root, and the option names another user than the one that runs
-                feedbus.
+            UsageError: the option `user` of a watcher names no user of this machine, or it names
+                another user although feedbus does not run as root.
 
         """
         wanted = AppliedSettings.of(topology)
@@ -232,9 +233,9 @@ class Supervision:
 
     @staticmethod
     def _must_end(watcher: ProcessWatcher, difference: Watchers) -> bool:
-        """Whether a watcher must be removed or replaced.
+        """Whether a watcher must be removed or replaced now.
 
-        This is not the case for a leaving watcher, as long as its consumer runs.
+        A leaving watcher is kept while its consumer runs, because the consumer empties its queue.
         """
         if watcher.leaving:
             return not watcher.processes
@@ -274,8 +275,8 @@ class Supervision:
         """Begin to end all processes and then the supervisor; return at once.
 
         Args:
-            within_seconds: the longest time that any process may take. A process with a shorter
-                stop time is killed after its stop time.
+            within_seconds: the longest time that any process may take. A process whose
+                `stop_timeout` is shorter is killed after its `stop_timeout`.
 
         """
         for watcher in self.arbiter.watchers:

@@ -30,10 +30,10 @@ from feedbus.supervisor.watcher_events import WatcherEvents
 class ProcessWatcher(UnlockedWatcher):
     """The watcher of the processes of one consumer or of one [processes.NAME] table.
 
-    The operations process has such a watcher, too. After a change of the topology, a watcher whose
-    options differ is replaced by another one. The watcher of a process that the new topology does
-    not have is removed. The watcher of a consumer that the new topology does not have is removed
-    later, after the consumer has emptied its queue.
+    The operations process has such a watcher, too. If a new topology changes the options of a
+    watcher, a new watcher with these options replaces it. The watcher of a process that the new
+    topology does not have is removed. The watcher of a consumer that the new topology does not have
+    is removed later, after the consumer has emptied its queue.
 
     When a process ends, the watcher starts it again. The watcher gives up if too many processes in
     a row fail right after their start, or if the operating system refuses to start a process. Then
@@ -53,11 +53,12 @@ class ProcessWatcher(UnlockedWatcher):
         """Create the watcher with circus's options and feedbus's own.
 
         Args:
-            start_retries: how many times in a row a process may fail right after its start before
-                it is not restarted any more.
-            run_folder: the folder of locks and ready files.
-            reports_ready: whether the processes write to their ready files when they are ready.
-                Other processes count as ready after SILENT_SECONDS.
+            start_retries: after this many failures in a row, each right after the start of a
+                process, the watcher gives up.
+            run_folder: the folder of the files of the slots. A slot is the number of a process
+                among the processes of the watcher. Each slot has a lock file and other files.
+            reports_ready: whether each process writes to the file "ready" of its slot when it is
+                ready. Other processes count as ready after SILENT_SECONDS.
             handles_messages: whether the processes are those of a consumer.
             on_spawn: called after each start of a process.
             options: the options of circus.
@@ -78,7 +79,7 @@ class ProcessWatcher(UnlockedWatcher):
         self.ready_pids: set[int] = set()
         # Whether the topology no longer has this watcher. Then an ended process is not restarted.
         self.leaving = False
-        self.fork_server: ForkServer | None = None  # the fork server, while many processes start
+        self.fork_server: ForkServer | None = None  # set only while many processes start
         self._asked_to_end: set[int] = set()  # process ids
         self._watchdogs: dict[int, Watchdog] = {}  # by process id
         self._resume_at = 0.0  # no process is started before this time of time.monotonic()
@@ -226,7 +227,7 @@ class ProcessWatcher(UnlockedWatcher):
                 watcher.
 
         Returns:
-            False if an earlier call already stops the process.
+            False if an earlier call is already stopping the process, otherwise True.
 
         """
         if process.stopping:
@@ -244,7 +245,8 @@ class ProcessWatcher(UnlockedWatcher):
         if killed:
             asked_at = process.stop_asked_at or 0.0
             self.events.log_killed(process.pid, time.monotonic() - asked_at)
-            # The messages in its handler have not caused this end.
+            # The file names the messages that were in the handler. Without clear(), the next
+            # process would count this end as a crash that these messages have caused.
             clear(self.slot_path(process.wid, "handler"))
         self._log_last_output(process)
         await self._end_group(process.pid)
@@ -281,7 +283,7 @@ class ProcessWatcher(UnlockedWatcher):
         await self.manage_processes()
 
     def reap_process(self, pid: int, status: int | None = None) -> None:
-        """Remove a process that has ended, after its last output is in the log.
+        """Write the last output of an ended process to the log, then remove the process.
 
         circus and manage_processes() call the method.
 
@@ -357,7 +359,7 @@ class ProcessWatcher(UnlockedWatcher):
         return slot_path(self.run_folder, self.name, slot, kind)
 
     def note_ready(self) -> int:
-        """Log each process that is ready since the last call; return how many are not ready."""
+        """Log each process that has become ready; return how many are not ready yet."""
         waiting = 0
         for process in self.processes.values():
             if process.pid in self.ready_pids:

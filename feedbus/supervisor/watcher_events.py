@@ -108,7 +108,7 @@ class WatcherEvents:
         """Log that the supervisor does not start processes of the watcher any more.
 
         Args:
-            why: the cause; the text continues "because".
+            why: the cause; in the log line, it stands after "because".
             log: the path of the log file of the processes.
 
         """

@@ -11,7 +11,8 @@ from feedbus.supervisor.forkserver_client import ForkServer
 from feedbus.supervisor.watcher import ProcessWatcher
 
 WORTH_FORKING = 4  # with fewer processes, a fork server takes longer than separate starts
-# If processes are replaced, the replacements of those that end within this time start together.
+# If watchers are replaced, they stop at the same time. The replacements of the watchers that have
+# stopped within this time start together. Another replacement starts when its watcher has stopped.
 TOGETHER_SECONDS = 2.0
 
 
@@ -140,5 +141,5 @@ class WatcherList:
 
     @property
     def leaving_watchers(self) -> list[ProcessWatcher]:
-        """The watchers whose consumers the topology does not have, and which still empty queues."""
+        """The watchers of consumers that still empty a queue which the topology no longer has."""
         return [one for one in self._watchers if one.leaving]

@@ -41,8 +41,8 @@ def watchers(topology: Topology) -> list[dict[str, Any]]:
     First come the consumers, then the [processes.NAME] tables, then the operations process.
 
     Raises:
-        UsageError: the option `user` of a watcher names no user of this machine. Or feedbus does
-            not run as root, and the option names another user than the one that runs feedbus.
+        UsageError: the option `user` of a watcher names no user of this machine, or it names
+            another user although feedbus does not run as root.
 
     """
     consumers = [_consumer(topology, consumer) for consumer in topology.consumers.values()]
@@ -54,14 +54,14 @@ def watchers(topology: Topology) -> list[dict[str, Any]]:
 
 def _consumer(topology: Topology, consumer: Consumer) -> dict[str, Any]:
     run = _feedbus(topology, "run", consumer.name, "--slot", "$(circus.wid)")
-    # On a shard, a second process would break the order of each key's records. So circus refuses
-    # `incr`.
+    # On a shard, a second process would break the order of each key's records. With "singleton",
+    # circus refuses `circusctl incr`, which would start a second process.
     alone = consumer.shard is not None and consumer.queue.processes == 1
     return _watcher(topology, consumer.name, consumer.queue, run) | {"singleton": alone}
 
 
 def _own_process(topology: Topology, process: Process) -> dict[str, Any]:
-    """Return the options of a process of feedbus itself; such a process has a single slot."""
+    """Return the options of the watcher of a process of feedbus itself; it has only one process."""
     command = _feedbus(topology, *process.command[1:])
     return _watcher(topology, process.name, process, command) | {"singleton": True}
 
@@ -105,7 +105,9 @@ def _watcher(
             **KEEP_BYTECODE,
         },
         "respawn": True,
-        "max_retry": 2,  # attempts at one start that the system refuses; not the number of starts
+        # If the operating system refuses to start a process, circus makes this number of attempts.
+        # Restarts of a process that has ended are limited by start_retries.
+        "max_retry": 2,
         "stdout_stream": {
             "class": "feedbus.supervisor.rotated_log.RotatedLog",
             "filename": str(log_path(topology, name)),
@@ -148,7 +150,7 @@ def supervisor_lock(topology: Topology) -> Path:
 
 
 def _other_user(name: str, user: str | None) -> str | None:
-    """Return the user to which a process must change, or None."""
+    """Return the user to which a process must change; None if it runs as the current user."""
     if user is None:
         return None
     try:
@@ -221,8 +223,8 @@ def own_log(topology: Topology) -> RotatedLog:
 def endpoint(topology: Topology, socket: str = SUPERVISOR_SOCKET) -> str:
     """Return the address of one of the supervisor's sockets.
 
-    The address can be relative to the topology's root folder. The user of the address must work in
-    this folder.
+    The address can be relative to the topology's root folder. So a process that uses the address
+    must have this folder as its working directory.
 
     Args:
         topology: the topology.

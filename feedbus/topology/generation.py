@@ -12,10 +12,11 @@ from typing import Any
 from feedbus.topology.queues import Exchange, Queue
 
 MAX_BUCKETS = 10_000  # the largest number of buckets of a ring
-# The delivery limit of quorum queues, so large that it is never reached. When a channel ends, a
-# quorum queue also counts a delivery of each message that was only prefetched. By default,
-# RabbitMQ 4 drops a message after 20 deliveries. For RabbitMQ 4, a limit of -1 means no limit. But
-# RabbitMQ 3.10 drops a message immediately with the limit -1.
+# The delivery limit of quorum queues, so large that it is never reached. By default, RabbitMQ 4
+# drops a message after 20 deliveries. When a consumer's channel ends, a quorum queue counts a
+# delivery of each unacknowledged message, also of those that no handler got. So after some restarts
+# of a consumer, messages would be lost. -1 is not possible: it means no limit for RabbitMQ 4, but
+# RabbitMQ 3.10 then drops each message immediately.
 NO_DELIVERY_LIMIT = 2**31 - 1
 
 # The properties with which a queue is declared. They cannot be changed on an existing queue.
@@ -37,10 +38,10 @@ class Generation:
         exchange: the name of the exchange in topology.toml.
         members: (name of the consumer, weight) of each shard, in the order in which the shards'
             queues are bound.
-        number: counts the generations of the exchange: 0 for the first one, and each switch
-            increases the number by 1.
-        shape: a digest of the arguments of the ring's exchange and queues; "" if all have the
-            default values.
+        number: counts the generations of the exchange. The first generation has 0, and each switch
+            to a new generation increases the number by 1.
+        shape: a digest of the arguments of the ring's exchange and queues; "" if all arguments have
+            their default values.
     """
 
     exchange: str
@@ -61,14 +62,15 @@ class Generation:
     def unconnected(self) -> Generation:
         """Return a generation with the same shards that is never on the broker.
 
-        Publishers use it while they do not know a generation that was connected. The broker
-        returns each pack for it. Then the publisher reads the state of the ring again.
+        A publisher makes packs for this generation while it does not know a generation that gets
+        or got messages from publishers. No queue belongs to this generation, so the broker returns
+        each of these packs. Then the publisher reads the state of the ring again.
         """
         return replace(self, number=-1)
 
 
 def shape_of(exchange: Exchange, queues: Iterable[Queue]) -> str:
-    """Return a digest of the arguments with which a ring is declared; "" for the default ones.
+    """Return a digest of the arguments with which a ring is declared; "" if all are defaults.
 
     Args:
         exchange: the exchange of the ring.

@@ -23,8 +23,8 @@ class Process:
         command: the program and its arguments; it is started in the folder of topology.toml.
         processes: how many such processes run on each host.
         user: the user that the process runs as; None for the user who starts feedbus.
-        start_retries: how many times in a row a process may end right after its start before it is
-            not restarted any more.
+        start_retries: after this many failures in a row, each right after the start of a process,
+            no process is started any more.
         stop_timeout_seconds: how long the process may take to end before it is killed; None for
             5 s.
         memory_limit_bytes: a process that uses more memory is restarted; None for no limit.
@@ -47,7 +47,8 @@ class Operations:
     """The table [operations]: the HTTP address of the operations process on each host.
 
     Attributes:
-        host: the address; if other machines can reach it, a token is needed.
+        host: the address. If other machines can reach it, they get answers only with the API token
+            (FEEDBUS_API_TOKEN).
         port: the port. With None, it is 8672, or a free port if 8672 is in use. With 0, it is any
             free port.
     """
@@ -79,7 +80,8 @@ class Schedule:
         payload: the payload of the message.
         headers: the headers of the message.
         timezone: the IANA name of the expression's time zone.
-        catch_up_seconds: how late the message of a missed moment may still be published.
+        catch_up_seconds: if no operations process ran at a time of the expression, the message is
+            published later, but at most this late.
     """
 
     name: str

@@ -30,7 +30,8 @@ class Exchange:
         arguments: the arguments with which feedbus declares the exchange.
         content_type: the content type of the messages that feedbus publishes to the exchange; None
             for JSON.
-        external_name: the whole name on the broker, if another system declares it; otherwise "".
+        external_name: the whole name on the broker, if another system declares the exchange;
+            otherwise "".
     """
 
     name: str
@@ -42,7 +43,7 @@ class Exchange:
 
     @property
     def hashed(self) -> bool:
-        """Whether the exchange is of type x-consistent-hash, and so has a ring."""
+        """Whether the exchange has a ring, in which a hash selects the queue of a message."""
         return self.type == "x-consistent-hash"
 
     @property
@@ -115,7 +116,8 @@ class Queue:
         handler: the dotted name of the handler.
         routing_keys: the binding keys.
         shards: the number of shards; None for a queue without shards.
-        weights: how many buckets of the ring each shard has, in the order of the shards.
+        weights: how many buckets of the ring each shard has, in the order of the shards. The hash
+            of a key selects a bucket, so a shard with more buckets gets more keys.
         batch: how many records the handler gets in one call.
         retry: the delays between attempts, and what follows the last one.
         dead_letters: the limits of the queue's dead letters.
@@ -132,7 +134,8 @@ class Queue:
         stream: whether messages of the handler are sent while it runs, without a transaction.
         type: the queue type on RabbitMQ.
         single_active_consumer: whether only one process reads the queue at a time.
-        delivery_limit: after how many crashes of its process a message becomes a dead letter.
+        delivery_limit: a message becomes a dead letter when this many processes have ended while
+            they handled it.
         message_ttl_seconds: how long a message may wait in the queue.
         max_length: how many messages may wait in the queue.
         overflow: whether a full queue drops the oldest message or refuses new ones.
@@ -146,12 +149,12 @@ class Queue:
         memory_limit_bytes: a process that uses more memory is restarted.
         processes: how many processes read the queue, or each shard.
         user: the user that the processes run as; None for the user who starts feedbus.
-        start_retries: how many times in a row a process may end right after its start before it is
-            not restarted any more.
+        start_retries: after this many failures in a row, each right after the start of a process,
+            no process is started any more.
         stop_timeout_seconds: how long a process may take to end before it is killed; None for
-            handler_timeout plus 5 s.
-        external_name: the whole name on the broker, if another system declares the queue; such a
-            queue has no exchange. Otherwise "".
+            handler_timeout_seconds plus 5 s.
+        external_name: the whole name on the broker, if another system declares the queue; otherwise
+            "". If another system declares the queue, `exchange` is "".
     """
 
     name: str

@@ -24,8 +24,8 @@ class StoreOptions:
         url: the URL of the store; None with the adapter sqlalchemy.
         engine: the dotted name of the project's SQLAlchemy engine; None with other adapters.
         prepare: the dotted name of a function that is called with the topology before any process
-            starts; None for none.
-        keep_handled_seconds: how long rows of the inbox are kept.
+            starts; None if there is no such function.
+        keep_handled_seconds: how long the rows of the inbox, the ids of handled records, are kept.
     """
 
     adapter: str = PEEWEE

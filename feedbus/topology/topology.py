@@ -38,8 +38,8 @@ class Topology:
         management_url: the URL of RabbitMQ's management API; None for the default port on each
             node.
         consumer_timeout_seconds: RabbitMQ closes the channel of a consumer that does not
-            acknowledge a delivery in this time. The embedded broker has no such limit, but its
-            consumers use the same value.
+            acknowledge a delivery in this time. A consumer uses the value to return messages in
+            time. The embedded broker has no such limit, but its consumers do the same.
         operations: the address of the operations process; None if it is disabled.
         middleware: dotted names, the outermost middleware first.
         codecs: maps content types to dotted names of codecs.
@@ -97,8 +97,8 @@ class Topology:
     def supervised(self) -> Mapping[str, Process]:
         """Every supervised process that is not a consumer, by name.
 
-        The operations process is the last. Without [operations], only the processes of
-        topology.toml are there.
+        The operations process is the last. With `enabled = false` in [operations], there is no
+        operations process, and the result has only the processes of the [processes.NAME] tables.
         """
         if self.operations is None:
             return self.processes
@@ -124,8 +124,8 @@ class Topology:
     def selects_shards(self, exchange: str) -> bool:
         """Whether an exchange is of type x-consistent-hash, and so selects shards.
 
-        The result is True for an unknown exchange: then the sender of rows of the outbox keeps the
-        order of the keys.
+        The outbox can have rows for an exchange that the topology no longer has. For an unknown
+        exchange, the result is True, so that the sender of the rows keeps the order of each key.
         """
         return exchange not in self.exchanges or self.exchanges[exchange].hashed
 
