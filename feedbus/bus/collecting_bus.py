@@ -111,8 +111,8 @@ class CollectingBus(Bus):
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: columns differ in length, there is no column with the name `keys`, there is
-                no such exchange, a record cannot be encoded, or the handler has returned.
+            UsageError: columns differ in length, no column has the name that `keys` contains, there
+                is no such exchange, a record cannot be encoded, or the handler has returned.
 
         """
         check_columns(exchange, columns, keys, shared)

@@ -259,8 +259,8 @@ class Plan:
         draining: the old generations that are not deleted yet.
         watchers: the differences of the watchers; None if no supervisor runs.
         notes: further sentences for the operator.
-        unacknowledged_age_seconds: how old the numbers of unacknowledged messages can be; 0 if they
-            are as new as the other numbers. RabbitMQ reports them late.
+        unacknowledged_age_seconds: RabbitMQ reports the numbers of unacknowledged messages late.
+            This is the largest age of these numbers. It is 0 if they are as new as the others.
         work: the names of the objects that `feedbus apply` changes.
 
     """

@@ -127,9 +127,9 @@ class SqlStore(ABC):
         The block gets the session of the transaction, such as a Session of SQLAlchemy.
 
         Raises:
-            StoreOutage: the store became unavailable, and nothing was committed. But if the
-                connection was lost during the commit, the result is unknown, so the block must be
-                idempotent.
+            StoreOutage: the store became unavailable. If the connection was lost during the commit,
+                it is unknown whether the store has committed, so the block must be idempotent. In
+                all other cases, nothing was committed.
         """
 
     @abstractmethod

@@ -136,9 +136,9 @@ class SqlAlchemyStore(SqlStore):
         If this thread has already begun a transaction, the block joins that transaction.
 
         Raises:
-            StoreOutage: the store became unavailable, and nothing was committed. But if the
-                connection was lost during the commit, the result is unknown, so the block must be
-                idempotent.
+            StoreOutage: the store became unavailable. If the connection was lost during the commit,
+                it is unknown whether the store has committed, so the block must be idempotent. In
+                all other cases, nothing was committed.
 
         """
         if self._session is not None:
