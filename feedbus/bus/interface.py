@@ -30,9 +30,9 @@ class Bus(ABC):
         Args:
             exchange: the name of the exchange in topology.toml.
             payload: the payload of the record.
-            key: the routing key. An exchange with shards needs a key, because the key selects the
-                shard: all messages with the key "" go to the same shard. Without shards, the key is
-                "" by default.
+            key: the routing key. For an exchange with shards it has no default, because the key
+                selects the shard. key="" is allowed there: all messages with it go to the same
+                shard. Without shards, the key is "" by default.
             options: `headers` maps names to texts, numbers, flags or None. `priority` is a number
                 from 0 to 255. `expires` is the time for which the message may wait in a queue.
                 `delay` is the time by which feedbus delays the message. Each of these two times is

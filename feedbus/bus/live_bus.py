@@ -135,9 +135,9 @@ class LiveBus(Bus):
         Args:
             exchange: the name of the exchange in topology.toml.
             payload: the payload of the record.
-            key: the routing key. An exchange with shards needs a key, because the key selects the
-                shard: all messages with the key "" go to the same shard. Without shards, the key is
-                "" by default.
+            key: the routing key. For an exchange with shards it has no default, because the key
+                selects the shard. key="" is allowed there: all messages with it go to the same
+                shard. Without shards, the key is "" by default.
             message_id: the id of the record. A queue with `once = true` handles only one of several
                 records with the same id. By default, the record gets an id that no other record
                 has.

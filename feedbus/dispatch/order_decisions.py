@@ -137,14 +137,13 @@ class OrderDecisions:
         queue, message_id = waiting.queue_of(delivery), decoded.pack.ids[row]
         key = self._order.waiting_key(delivery, decoded.pack, row)
         dead_letter = self._records.find_dead_letter(key, message_id)
+        # If the broker delivers a record again, and its id waited when the consumer began to read,
+        # the record is also in the waiting queue: it is a repetition. A requeued dead letter that
+        # blocks its key is never a repetition. A waiting record has the same id only if a publisher
+        # has sent two messages with one id. Then both must be handled.
         if (
             delivery.redelivered
             and decoded.has_own_ids
-            # A publisher can send two messages with the same id. Suppose that the first message has
-            # become a dead letter that blocks the key, and that the second message waits. When the
-            # dead letter is requeued, its id is found among the ids of the waiting records. But the
-            # dead letter is not a repetition of the waiting message. If it were treated as a
-            # repetition, no handler would get it.
             and dead_letter is None
             and waiting.records_at_start.contain(queue.generation_number, message_id)
         ):

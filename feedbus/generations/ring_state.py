@@ -230,8 +230,8 @@ def read_all_locked(channel: Channel, topology: Topology) -> dict[str, RingState
         topology: the topology.
 
     Raises:
-        UsageError: neither the ledger nor the readers' queue of a ring has a state that feedbus has
-            written.
+        UsageError: the ledger or the readers' queue of a ring has a message that feedbus did not
+            write, and neither of them has a state.
 
     """
     hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]

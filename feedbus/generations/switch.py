@@ -66,7 +66,8 @@ def switch_ring(
         NoRoomError: a full queue has no room for a held message. The switch is interrupted. The
             caller releases the lock for a moment, and calls the function again.
         Outage: no shard accepts a held message.
-        UsageError: neither the ledger nor the readers' queue has a state that feedbus has written.
+        UsageError: the ledger or the readers' queue has a message that feedbus did not write, and
+            neither of them has a state.
 
     """
     names = Names(topology)
@@ -100,9 +101,9 @@ def switch_ring(
             disordered=False,
             disordered_draining=(*state.disordered_draining, *disordered),
         )
-    # The readers' queue and the ledger are declared before the new queues. declare_ring() declares
-    # the new queues. Then it waits until the broker has written its queues to its disk. So after
-    # this wait, the readers' queue and the ledger are on the disk, too.
+    # declare_ring() declares the new queues, and waits for the time that the broker needs to write
+    # queues to its disk. The readers' queue and the ledger are declared earlier. So after this
+    # wait, they are on the disk, too.
     ring_state.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
     exit_after_step("declared")
