@@ -142,9 +142,9 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     ):
         _refuse(connection, topology, plan)
         exit_after_step("planned")
-        # This list is empty until change() has declared the objects. Then it has one item: the
-        # states of the rings before the declaration. If a queue is full, change() is called again.
-        # If the list has an item then, change() only continues to switch the rings.
+        # The first call of change() declares the objects. It puts one item into this list: the
+        # states of the rings before the declaration. If a queue is full during the switch, change()
+        # is called again. It finds the item, and only continues the switch.
         states_before: list[dict[str, RingState]] = []
 
         def change(channel: Channel) -> list[RingState]:
@@ -311,7 +311,7 @@ def _delete(
         elif queue in plan.work.queues_to_empty and not broker.queue_exists(connection, queue):
             reason = ""  # its consumer has deleted it
         else:
-            continue  # the queue is already deleted, or is part of a ring now
+            continue  # the new plan does not delete it, for example because a ring contains it now
         if not reason:
             channel.exchange_delete(names.removed(queue))
         all_deleted = all_deleted and not reason

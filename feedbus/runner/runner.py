@@ -270,8 +270,9 @@ class Runner:
     def _read(self, raw: RawConnection, queues: QueuesToRead) -> None:
         """Receive deliveries, handle and settle them, until no queue is left to read.
 
-        This function also returns in three other cases: the run is over, the queue is assigned to
-        another host, or the ring has changed. After a change of the ring, run() connects again, and
+        This function also returns if the run is over, if the queue is assigned to another host, or
+        if run() has to connect again. run() connects again after a change of the ring, and after
+        the broker has cancelled a subscription while this consumer reads old queues. Then run()
         determines again which queues this consumer has to read.
         """
         run, mode = self._run, self._mode
@@ -287,8 +288,9 @@ class Runner:
             arrived = mode.receive(raw)
             # handle_waiting_records() and handle_next() call the handlers, and settle deliveries.
             # They return False if the unsettled deliveries must be returned to the broker before
-            # its consumer timeout expires. `has_given_up` is true if an outage has lasted until the
-            # run was over or the queue was assigned to another host. Then nothing more is settled.
+            # its consumer timeout expires. They set `has_given_up` if there was an outage, and if
+            # the run has ended during the outage, or the queue was assigned to another host. Then
+            # nothing more is settled.
             in_time = mode.handle_waiting_records(raw) and (
                 not arrived or run.has_given_up or mode.handle_next(raw)
             )
@@ -301,7 +303,7 @@ class Runner:
                 # connection has lasted for long enough, an earlier outage is over.
                 run.outage_pause.record_success_after(begun_at)
             self._pruning.check(raw)
-            if queues.end_queues():  # True if the consumers must divide the queues again
+            if queues.end_queues():  # True if the old queues must be divided again
                 break
         mode.finish_running()
         self._subscriptions.close()
