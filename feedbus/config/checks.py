@@ -106,15 +106,15 @@ def _wait(draft: Draft, queue: str, options: Options) -> Faults:
 def _concurrency(draft: Draft, queue: str, options: Options) -> Faults:
     concurrency = options.get("concurrency", 1)
     if options.get("prefetch", concurrency) < concurrency:
-        message = "the broker must deliver that many messages before the first is acknowledged"
+        message = "the process handles that many messages at the same time"
         expected = f"at least concurrency ({concurrency}), because {message}"
         yield draft.at(queue, "prefetch"), Fault(expected=expected, got=str(options["prefetch"]))
     size = options.get("batch", {}).get("size", 1)
     if concurrency > 1 and size > 1:
         message = (
             "cannot be combined with batch.size: a batch has records of all keys, so the next batch"
-            " would have to wait for it; use a larger batch.size, or shards, each of which has its"
-            " own batches"
+            " would have to wait for this batch; use a larger batch.size, or shards, each of which"
+            " has its own batches"
         )
         expected = "either concurrency or batch.size"
         yield (

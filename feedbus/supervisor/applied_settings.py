@@ -59,6 +59,7 @@ class AppliedSettings:
                 another user although feedbus does not run as root.
 
         """
+        # Each watcher is restarted if one of these values changes.
         common = [topology.name, topology.broker_url.reveal(), repr(topology.store)]
         common.append(topology.store_url.reveal() if topology.store_url is not None else "")
         common.append(str(topology.consumer_timeout_seconds))
@@ -79,6 +80,7 @@ class AppliedSettings:
                     declared["middleware"] = topology.middleware
             for option in PLACED:
                 declared.pop(option, None)
+            # The operations process shows all queues and publishes the messages of the schedules.
             if name == OPERATIONS and topology.operations is not None:
                 declared = [asdict(topology.operations), *map(asdict, queues.values())]
                 declared += map(repr, topology.schedules.values())

@@ -88,8 +88,8 @@ class Supervision:
         for pid in process_groups.end_strays(folder):
             events.warning(
                 "leftover_ended",
-                f"process {pid} was ended, because an earlier supervisor, which was killed, had"
-                " started it; nothing is to be done",
+                f"process {pid} was ended: it was left over from an earlier supervisor, which was"
+                " killed; nothing is to be done",
                 consumer=SUPERVISOR,
                 pid=pid,
             )
@@ -193,10 +193,11 @@ class Supervision:
         states = {one.name: watcher_state.state(one) for one in self.watchers}
         difference = self.settings.difference(wanted, os.getpid(), states)
         options_of_all = {options["name"]: options for options in watchers(topology)}
-        self.topology, consumers = topology, self.topology.consumers
+        old_consumers = self.topology.consumers
+        self.topology = topology
         change_format(topology.logging.format)
         for watcher in self.watchers:
-            watcher.leaving = watcher.name in difference.removed and watcher.name in consumers
+            watcher.leaving = watcher.name in difference.removed and watcher.name in old_consumers
         to_end = [one for one in self.watchers if self._must_end(one, difference)]
         present_names = {
             one.name for one in self.watchers if one not in to_end or one.name in options_of_all
