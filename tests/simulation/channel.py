@@ -7,7 +7,7 @@ from typing import Any
 
 from amqp.exceptions import PreconditionFailed
 
-from feedbus.broker_names import LOCK, Role, has_role
+from feedbus.broker_names import Role, has_role
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.confirms import Confirm, Outcome, PublishedMessage, Returned
 from tests.simulation.network import Network
@@ -52,7 +52,6 @@ class SimulatedChannel(Channel):
             first, size = False, max(size, 1)
             later = self._outgoing[size:]
             del self._outgoing[size:]
-            divided = self._is_divided(later)
             sent = list(self._outgoing)
             before = [each for each in sent if each.tag < self._published]
             try:
@@ -62,12 +61,9 @@ class SimulatedChannel(Channel):
                 raise
             for each in sent:
                 network.note_request(each.message)
-            network.overtakable += [
-                each.message
-                for each in before
-                if Confirm("basic_nack", each.tag, multiple=False) in self._unreported
-            ]
+            network.overtakable += [each.message for each in before if self._is_refused(each)]
             self._outgoing[:0] = later
+            divided = self._are_divided(sent, later)
             awaited = sending.is_slow or (divided and network.awaits_slow_sender)
             if later and (awaited or network.chance(SLOW_SHARE)):
                 seconds = VERY_SLOW_SECONDS if awaited else SLOW_SECONDS
@@ -79,17 +75,23 @@ class SimulatedChannel(Channel):
             after()
             link.check_open()
 
-    def _is_divided(self, later: Sequence[PublishedMessage]) -> bool:
-        """Whether packs are among the messages that are sent now, and among those sent later."""
-        now, then = _packs(self._outgoing), _packs(later)
+    def _is_refused(self, message: PublishedMessage) -> bool:
+        """Whether a full queue has refused a message."""
+        return Confirm("basic_nack", message.tag, multiple=False) in self._unreported
+
+    def _are_divided(
+        self, sent: Sequence[PublishedMessage], later: Sequence[PublishedMessage]
+    ) -> bool:
+        """Whether packs are among the messages that were sent, and among those sent later."""
+        now, then = _packs(sent), _packs(later)
         if self._network.awaits_slow_sender and not self._network.awaits_one_shard:
-            return bool(now and then)
+            return bool(then) and any(map(self._is_refused, sent))
         return not now.isdisjoint(then)
 
     def queue_delete(self, queue: str = "", *arguments: Any, **options: Any) -> int:
-        """Delete a queue, and count the deleted queues, without the lock of the topology."""
+        """Delete a queue, and count the deleted queues of rings."""
         count = super().queue_delete(queue, *arguments, **options)
-        self._network.changes["queue deleted"] += not queue.endswith(LOCK)
+        self._network.changes["queue deleted"] += has_role(queue, {Role.GENERATION})
         return count
 
     def _size_of_portion(self, *, first: bool) -> int:

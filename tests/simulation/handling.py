@@ -147,7 +147,9 @@ class Calls:
     def _handle(self, message: dict[str, Any], publish: Publish, attempt: int) -> None:
         """Note an effect, and publish what the record causes."""
         record, system = Record(message["key"], message["n"]), self.system
-        if system.scheduler.now < system.service_away_until:
+        is_away = system.process() in system.without_service
+        system.without_service.discard(system.process())
+        if is_away or system.scheduler.now < system.service_away_until:
             msg = "the service is away"
             raise Outage(msg)
         self._refuse(record, attempt)

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedbus.broker_names import LOCK
+from feedbus.bus.shared_sender import SharedSender
 from feedbus.dead_letters import letters
 from feedbus.dead_letters.requeue import Requeue
 from feedbus.dispatch.concurrent_calls import ConcurrentCalls
-from feedbus.dispatch.dispatch import Dispatch
 from feedbus.dispatch.failed_record_sender import FailedRecordSender
+from feedbus.dispatch.single_calls import SingleCalls
 from feedbus.generations import ring_state, switch
 from feedbus.generations.probes import Probes
 from feedbus.hosts.announcer import Announcer
@@ -29,11 +30,12 @@ from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.runner.waiting_record_mover import WaitingRecordMover
 from feedbus.schedules.fired_moment import FiredMoment
 from feedbus.schedules.scheduler import Scheduler
-from feedbus.store import outbox_publishing
+from feedbus.store.key_locks import KeyLocks
 from feedbus.store.relay import Relay
 from feedbus.store.tables import SqlOutbox
 from feedbus.transports.sqlite.declaring_channel import DeclaringChannel
 from tests.simulation import channel, connection, network
+from tests.simulation.consumers import Followers
 from tests.simulation.replacing import replaced
 from tests.simulation.scenario import MOST_CRASHES, Scenario
 from tests.simulation.scheduler import SECONDS
@@ -52,7 +54,7 @@ BAD_NETWORK: tuple[
     (connection, "LATE_DELIVERIES", 0.3, 0.2),
     (network, "LINGER_SHARE", 0.8, 0.1),
 )
-MOST = 24  # faults of a seed
+MOST = 24  # faults of a seed, besides the first one at each landmark: some are reached late
 MOST_OF_ONE = 3  # faults at a landmark
 MIN_OLD_RINGS = 2  # that can exist together, so that one of them can be deleted first
 # Old queues are often emptied after the other faults have ended, which is after 100 s.
@@ -75,6 +77,8 @@ class Landmark:
         when: called with the arguments; returns whether the call can be struck.
         found: called with the result, unless the strike comes before it; returns the same.
         in_pauses: whether only calls in the pauses of a handler are struck.
+        last: after how many of the strikes no more faults happen: later faults can repair what
+            this one has left.
 
     """
 
@@ -87,6 +91,7 @@ class Landmark:
     when: Callable[..., bool] = lambda *_, **_options: True
     found: Callable[[Any], bool] = lambda _: True
     in_pauses: bool = False
+    last: float = 0.0
 
 
 class Landmarks:
@@ -97,14 +102,13 @@ class Landmarks:
         self._system = system
         self._chosen = random.Random(f"landmarks of seed {system.scheduler.seed}")
         self._strikes = Strikes(system, self._chosen)
-        self._left = MOST if system.scenario.faults else 0
+        exist = self._chosen.random() < SEED_SHARE and system.scenario.faults > 0
+        self._left, self._last_moment = MOST, int(LAST_SECONDS * SECONDS)
         self._counts: Counter[Landmark] = Counter()
-        if self._chosen.random() >= SEED_SHARE:
-            self._left = 0
         reached = [each for each in ALL if each.reached(system.scenario)]
         most = min(self._chosen.choice(LANDMARKS), len(reached))
         self.bad_network = [each for each in BAD_NETWORK if self._chosen.random() < each[-1]]
-        self.struck = self._chosen.sample(reached, most) if self._left else []
+        self.struck = self._chosen.sample(reached, most) if exist else []
 
     def replacement(self, landmark: Landmark) -> Any:
         """Return a function that calls the one of a landmark, and may strike."""
@@ -129,17 +133,21 @@ class Landmarks:
         return call
 
     def _is_struck(self, landmark: Landmark) -> bool:
-        if not self._left or self._system.scheduler.now > LAST_SECONDS * SECONDS:
+        count = self._counts[landmark]
+        if count == MOST_OF_ONE or self._system.scheduler.now > self._last_moment:
             return False
-        if self._counts[landmark] == MOST_OF_ONE or self._chosen.random() >= landmark.share:
+        if (count and not self._left) or self._chosen.random() >= landmark.share:
             return False
-        self._left -= 1
+        self._left -= count > 0
         self._counts[landmark] += 1
         return True
 
     def _strike(self, landmark: Landmark) -> None:
         self._system.scheduler.note(f"LANDMARK {landmark.name}")
         self._chosen.choice(landmark.strikes)(self._strikes)
+        if self._chosen.random() < landmark.last:
+            self._system.scheduler.note("NO MORE FAULTS", by="-")
+            self._system.network.faulty, self._last_moment = False, 0
 
 
 def _has_decisions(_self: object, opened: Any, **_options: Any) -> bool:
@@ -157,14 +165,20 @@ def _has_unfinished(self: Any, *_: Any, **_options: Any) -> bool:
     return bool(self._finished and self._failed_deliveries)
 
 
-def _has_records(self: Any, *_: Any) -> bool:
-    """Whether records wait in a consumer."""
-    return len(self) > 0
+def _has_records_in_old_queues(self: Any, *_: Any) -> bool:
+    """Whether records wait in a consumer that reads several queues."""
+    return len(self) > 0 and len(self._waiting_queues) > 1
 
 
-def _has_failed(_self: object, decoded: Any, row: int, error: Any, _seconds: float) -> bool:
-    """Whether a record has failed that is not the last one of its message."""
-    return error is not None and row + 1 < len(decoded.pack)
+def _has_more_records(self: Any, decoded: Any, row: int, _error: object) -> bool:
+    """Whether a record is not the last one of its message, and its group has earlier messages."""
+    return len(self) > 0 and row + 1 < len(decoded.pack)
+
+
+def _is_unavailable(self: Any, _rows: object) -> bool:
+    """Whether a relay leaves new rows in the outbox, because its last attempt has failed."""
+    unavailable: bool = self._is_unavailable
+    return unavailable
 
 
 def _is_lock(_self: object, queue: str = "", *_: Any, **_options: Any) -> bool:
@@ -201,7 +215,8 @@ ALL = (
         "publish_all",
         0.7,
         (
-            *(Strikes.kill, Strikes.kill_for_long, Strikes.lose_power, Strikes.cut),
+            *(Strikes.kill, Strikes.kill_for_long, Strikes.kill_for_long, Strikes.lose_power),
+            Strikes.cut,
             *(Strikes.cut_acknowledging, Strikes.cut_acknowledging, Strikes.cut_acknowledging),
         ),
         _moves_records,
@@ -311,10 +326,10 @@ ALL = (
     Landmark(
         WaitingQueues,
         "renew",
-        0.03,
+        0.1,
         (Strikes.cancel,),
         lambda scenario: _changes(scenario) and scenario.delivery_limit >= MOST_CRASHES,
-        when=_has_records,
+        when=_has_records_in_old_queues,
     ),
     Landmark(
         Scheduler,
@@ -372,6 +387,14 @@ ALL = (
         _moves_records,
         found=bool,
     ),
+    # The ring changes again when records have been moved.
+    Landmark(
+        Followers,
+        "change_topology",
+        0.7,
+        (Strikes.await_move,),
+        lambda scenario: len(scenario.shards) > MIN_OLD_RINGS and scenario.ordered,
+    ),
     Landmark(
         SwitchProgress,
         "_find_deleted",
@@ -387,30 +410,44 @@ ALL = (
         (Strikes.await_deletion,),
         _moves_records,
     ),
-    # A thread with rows of the outbox stands still, and the relay's thread between two rounds.
+    # After an outage, a thread with rows of the outbox stands still, and then the relay's thread
+    # between two pages.
     Landmark(
         Relay,
         "_publish_locked",
-        0.3,
+        0.8,
         (Strikes.stand_still_for_long,),
         lambda scenario: scenario.relayed,
         before=True,
+        when=_is_unavailable,
     ),
     Landmark(
-        outbox_publishing,
-        "publish_and_remove",
-        0.4,
+        KeyLocks,
+        "in_use",
+        0.5,
         (Strikes.stand_still_for_long,),
         lambda scenario: scenario.relayed,
+        found=bool,
     ),
-    # A record of a message has failed, and the next one meets an outage.
+    # Full queues have refused messages, and get room before the next ones are sent.
     Landmark(
-        Dispatch,
-        "end_record",
-        0.4,
-        (Strikes.lose_service,),
+        SharedSender,
+        "_send_with_retries",
+        0.5,
+        (Strikes.stand_still,),
+        lambda scenario: scenario.full and scenario.kind == "outbox",
+        found=lambda refusals: isinstance(refusals, list) and len(refusals) > 0,
+    ),
+    # A record has failed in a message that is not the first of its group, and the next record of
+    # the message meets an outage.
+    Landmark(
+        SingleCalls,
+        "_error_after_earlier",
+        0.7,
+        (Strikes.lose_service_once,),
         lambda scenario: scenario.ordered,
-        when=_has_failed,
+        when=_has_more_records,
+        last=0.5,
     ),
     Landmark(Announcer, "_write", 0.1, (Strikes.lose_broker,), lambda scenario: scenario.hosts > 1),
 )

@@ -61,9 +61,11 @@ class Network:
         slow_senders: how many processes have sent a part of their packs, and send others later.
         awaits_slow_sender: whether the next process that sends several packs becomes such a
             sender.
-        awaits_one_shard: whether it must have packs for the same shard in both parts.
+        awaits_one_shard: whether it must have packs for the same shard in both parts. Otherwise a
+            full queue must have refused a message of the first part.
         slow_queues: by the name of a queue, until when its deliveries stay on their way.
-        changes: how often processes have deleted queues, and completed switches of rings.
+        changes: how often processes have deleted queues of rings, completed switches of rings, and
+            moved waiting records.
         sending: by process, what is to happen when it sends its next messages.
         meet: called before each request to the broker, portion of messages and acknowledgement.
         requested_at: when the latest request about each dead letter was published, by the id of the

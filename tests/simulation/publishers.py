@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -23,7 +24,7 @@ from feedbus.store.relay import Relay
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import JSON, PACK
 from tests.simulation.history import Record
-from tests.simulation.scenario import LARGE_PACK, payload, records_of
+from tests.simulation.scenario import payload, records_of
 from tests.simulation.scheduler import SECONDS
 from tests.simulation.store import SimulatedStore
 from tests.simulation.system import System
@@ -35,7 +36,6 @@ OPERATOR_SECONDS = (1.0, 5.0, 5.0)  # between two looks at the dead letters
 LONG_WAIT_SECONDS = 120.0  # after which the operator looks why records wait
 DROPPED_SHARES = (0.3, 0.7)  # of the dead letters, where an operator drops some
 PAUSES = (0.0, 0.0, 0.0, 0.01, 0.2, 2.0)  # seconds between two publishes
-SIZES = (1, 1, 4, LARGE_PACK)  # records published together
 
 
 @dataclass(slots=True)
@@ -60,11 +60,11 @@ class Workload:
         self.most -= 1
         self.todo.append(Record(key, self.counts[key]))
 
-    def take_keys(self, chosen: random.Random) -> list[str]:
+    def take_keys(self, chosen: random.Random, sizes: Sequence[int]) -> list[str]:
         """Remove some records, of which there is at least one, and return their keys."""
         if not self.todo:
             self.add(chosen)
-        size = chosen.choice(SIZES)
+        size = chosen.choice(sizes)
         keys = [each.key for each in self.todo[:size]]
         del self.todo[:size]
         return keys
@@ -105,7 +105,7 @@ def publish(system: System, name: str, work: Workload) -> None:
         if not todo:
             system.clock.sleep(chosen.choice((0.0, 0.02, 0.1, 0.5)))
             work.add(chosen)
-        some = todo[: chosen.choice(SIZES)]
+        some = todo[: chosen.choice(system.scenario.sizes)]
         try:
             if not sure:
                 accepted(committed(store, todo))
@@ -144,7 +144,7 @@ def publish_in_threads(system: System, name: str, work: Workload) -> None:
 
     def run() -> None:
         while work.todo or work.goes_on(system):
-            keys = work.take_keys(chosen)
+            keys = work.take_keys(chosen, system.scenario.sizes)
             try:
                 send(keys)
             except (Outage, PublishError) as error:
@@ -170,7 +170,7 @@ def publish_with_relay(system: System, name: str, work: Workload) -> None:
     relay = Relay(system.topology, store, bus, system.clock)
     thread = system.clock.threads.start(f"{name}_relay", relay.run)
     while work.todo or work.goes_on(system):
-        keys = work.take_keys(chosen)
+        keys = work.take_keys(chosen, system.scenario.sizes)
         records: list[Record] = []
         try:
             with store.transaction():
@@ -227,7 +227,8 @@ def _publish(system: System, bus: LiveBus, records: list[Record]) -> None:
     """Publish records; in a transaction, in several calls now and then."""
     left = list(records)
     while left:
-        size = system.scheduler.random.choice(SIZES) if transactional(system) else len(left)
+        sizes = system.scenario.sizes if transactional(system) else (len(left),)
+        size = system.scheduler.random.choice(sizes)
         _publish_together(system, bus, left[:size])
         del left[:size]
 

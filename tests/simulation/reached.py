@@ -89,6 +89,20 @@ def slow_switches(system: System) -> Iterator[None]:
 
 
 @contextmanager
+def noted_moves(system: System) -> Iterator[None]:
+    """Count how often waiting records are moved, before their consumer acknowledges them."""
+    publish_all = waiting_record_mover.publish_all
+
+    def noted_publish_all(*arguments: Any, **options: Any) -> Any:
+        refusals = publish_all(*arguments, **options)
+        system.network.changes["records moved"] += 1
+        return refusals
+
+    with replaced(waiting_record_mover, "publish_all", noted_publish_all):
+        yield
+
+
+@contextmanager
 def noted_holds(system: System) -> Iterator[None]:
     """Note while a consumer waits for the end of an outage, and none of its handlers runs.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ SOON, LATE = (0.5, 2.0), (4.0, 12.0)  # the delays of retries
 QUICK, SLOW = (0.0, 0.001, 0.05, 1.0), (0.05, 1.0, 4.0)  # seconds that a handler takes
 NO_LIMIT = 10_000  # waiting records
 LARGE_PACK = 12  # records of a message to a stream, which makes several slices
+SIZES = (1, 1, 4, LARGE_PACK)  # records published together
 
 
 def theme(**options: Any) -> Mapping[str, Any]:
@@ -45,8 +46,10 @@ THEMES: tuple[Mapping[str, Any], ...] = (
         hosts=(1,),
         changes=(2, 2, 2, 3),
         most_shards=2,
+        differing=1.0,
         kind=("ring", "ring", "chain"),
         full=0.0,
+        pack=(0,),
         ordered=1.0,
         failing=(3,),
         keys=(2, 5),
@@ -59,6 +62,8 @@ THEMES: tuple[Mapping[str, Any], ...] = (
     theme(
         hosts=(1,),
         changes=(0, 1, 1, 2),
+        differing=1.0,
+        shrinking=0.7,
         full=0.0,
         ordered=1.0,
         block_on_dead=1.0,
@@ -79,15 +84,18 @@ THEMES: tuple[Mapping[str, Any], ...] = (
     ),
     # Records of packs fail. They are handled at the same time, or one after the other in groups.
     theme(
+        changes=(0, 0, 0, 1),
+        most_shards=2,
         kind=("ring", "ring", "outbox", "chain"),
         batch=0.0,
-        concurrency=(1, 2, 4),
+        concurrency=(1, 1, 2, 4),
         ordered=1.0,
         failing=(3,),
         full=0.0,
-        pack=(2, 5),
+        pack=(3, 5),
+        sizes=((4, LARGE_PACK),),
         prefetch=(3, 100, 100),
-        faults=(5, 12),
+        faults=(2, 2, 5),
         slow=0.4,
     ),
     # Several hosts fire a schedule, and messages are given up soon.
@@ -97,8 +105,10 @@ THEMES: tuple[Mapping[str, Any], ...] = (
         hosts=(1,),
         changes=(2, 2, 3),
         most_shards=2,
+        differing=1.0,
         kind=("ring",),
         full=0.0,
+        pack=(0,),
         ordered=1.0,
         block_on_dead=0.0,
         failing=(0, 3, 3),
@@ -115,10 +125,23 @@ THEMES: tuple[Mapping[str, Any], ...] = (
         kind=("outbox",),
         full=0.7,
         pack=(0, 2),
-        relayed=0.6,
+        relayed=1.0,
         keys=(2, 5),
         timeout=(0.5, 5.0),
         faults=(5, 12),
+    ),
+    # Full queues refuse packs of a transaction.
+    theme(
+        hosts=(1,),
+        changes=(0, 0, 1),
+        kind=("outbox",),
+        full=1.0,
+        slow=0.8,
+        pack=(2,),
+        relayed=0.0,
+        keys=(1, 2),
+        timeout=(0.5,),
+        faults=(0, 2),
     ),
     # A stream has few keys, and its handlers meet outages.
     theme(kind=("stream",), ordered=1.0, keys=(1, 2), prefetch=(100,), faults=(5, 12)),
@@ -164,6 +187,17 @@ class Choices:
         """Return True in a share of the seeds, or in the share that the theme has for this name."""
         return self.random.random() < float(self._theme.get(name, share))
 
+    def shards(self, changes: int) -> tuple[int, ...]:
+        """Return the numbers of shards, before and after each change."""
+        numbers, differ = list(range(1, self.most_shards + 1)), self.has("differing", 0.3)
+        shards = [self.random.choice(numbers)]
+        for _ in range(changes):
+            shards.append(
+                self.random.choice([each for each in numbers if each != shards[-1] or not differ])
+            )
+        # If the number becomes smaller, a consumer reads several old queues of one ring.
+        return tuple(sorted(shards, reverse=True) if self.has("shrinking", 0.0) else shards)
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
@@ -205,6 +239,7 @@ class Scenario:
         timeout: the seconds for which a publisher tries again.
         threads: how many threads of a publisher share its bus, in transactions of the store.
         records: of each publisher.
+        sizes: how many of them are published together; one of these.
         faults: how many at most.
         waiting_limit: of the queues.
         relayed: whether publishers add rows to the outbox themselves, and publish them with a relay
@@ -244,6 +279,7 @@ class Scenario:
     threads: int
     relayed: bool
     records: int
+    sizes: Sequence[int]
     faults: int
     waiting_limit: int
     patient: bool
@@ -318,7 +354,7 @@ class Scenario:
         failing = 0 if full else pick("failing", *((3, 3, 7) if kind == "stream" else (0, 3, 7)))
         ordered = has("ordered", 0.8 if kind == "stream" else 0.7 if changes > 1 else 0.5)
         block_on_dead = ordered and has("block_on_dead", 0.3)
-        shards = tuple(chosen.random.randint(1, chosen.most_shards) for _ in range(changes + 1))
+        shards = chosen.shards(changes)
         batch = has("batch", 0.5)
         single_active = hosts > 1 or has("single_active", 0.5)
         stages = chosen.random.choice(STAGES[kind])
@@ -363,6 +399,7 @@ class Scenario:
             threads=pick("threads", 1, 2) if kind == "outbox" and not relayed else 1,
             relayed=relayed,
             records=max(chosen.random.randint(5, 14) * MORE_RECORDS.get(kind, 1) // growth, 3),
+            sizes=pick("sizes", SIZES),
             faults=pick("faults", 0, 2, 5, 12),
             # During a change of shards, a requeued dead letter can stay behind the backlog of a
             # consumer that holds: see docs/reliability.md.

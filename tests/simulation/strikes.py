@@ -18,6 +18,7 @@ SILENT_SECONDS = 1.0  # without heartbeats, feedbus can suspect the message in t
 KILLED_WITHIN_SECONDS = (0.05, 0.3, 1.0)
 LONG_STILL_SECONDS = (7.0, 15.0)
 AWAITED_SECONDS = 10.0  # the longest wait for what another process does
+MOVE_SECONDS = 30.0  # the longest wait for a move: its old queue has a backlog
 SLOW_SECONDS = (1.0, 4.0, 12.0, 25.0)  # deliveries of a slow queue are on their way
 LONG_SECONDS = (30.0,)
 WAITING_SECONDS = (4.0, 15.0)  # deliveries of waiting queues are on their way
@@ -123,7 +124,8 @@ class Strikes:
     def await_slow_sender(self) -> None:
         """Wait until another process has sent only a part of its packs.
 
-        The packs are for one shard. If queues can be full, they can be for several shards, too.
+        The packs are for one shard. If queues can be full, they can also be for several shards, of
+        which one has refused a message of the first part.
         """
         network, scheduler = self.system.network, self.system.scheduler
         network.awaits_slow_sender = True
@@ -138,14 +140,18 @@ class Strikes:
             network.awaits_slow_sender = False
 
     def await_deletion(self) -> None:
-        """Stand still until another process has deleted a queue."""
+        """Stand still until another process has deleted a queue of a ring."""
         self._await_change("queue deleted")
 
     def await_switch(self) -> None:
         """Stand still until another process has completed a switch of the ring."""
         self._await_change("ring switched")
 
-    def _await_change(self, kind: str) -> None:
+    def await_move(self) -> None:
+        """Stand still until another process has moved waiting records."""
+        self._await_change("records moved", MOVE_SECONDS)
+
+    def _await_change(self, kind: str, most_seconds: float = AWAITED_SECONDS) -> None:
         changes, scheduler = self.system.network.changes, self.system.scheduler
         process = self.system.process()
         if process is not None:
@@ -153,7 +159,7 @@ class Strikes:
         count = changes[kind]
         scheduler.wait(
             f"stands still: {kind}?",
-            until=scheduler.now + int(AWAITED_SECONDS * SECONDS),
+            until=scheduler.now + int(most_seconds * SECONDS),
             ready=lambda: changes[kind] > count,
         )
 
@@ -204,6 +210,10 @@ class Strikes:
         scheduler = self.system.scheduler
         seconds = self._chosen.choice(SHORT_SECONDS)
         self.system.service_away_until = scheduler.now + int(seconds * SECONDS)
+
+    def lose_service_once(self) -> None:
+        """Let the service of the handlers be unavailable for the next record of this process."""
+        self.system.without_service.add(self.system.process())
 
     def lose_answer(self) -> None:
         """Lose the answer to the commit of the current transaction."""

@@ -51,6 +51,7 @@ class System:
         pausing: processes in which records are handled in a pause of a handler.
         late_starts: the names of processes whose next start is late.
         service_away_until: the moment until which a service that all handlers use is unavailable.
+        without_service: processes for whose next record this service is unavailable.
 
     """
 
@@ -71,6 +72,7 @@ class System:
     pausing: set[Process | None] = field(default_factory=set)
     late_starts: set[str] = field(default_factory=set)
     service_away_until: int = 0
+    without_service: set[Process | None] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Make the topologies and the clock."""
