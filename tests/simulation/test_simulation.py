@@ -287,7 +287,7 @@ def test_the_deliveries_of_a_slow_queue_stay_on_their_way_and_those_of_another_a
     assert arrived["other"] < 10 * SECONDS <= arrived["slow"] < 11 * SECONDS
 
 
-def test_a_process_stands_still_until_another_one_deletes_a_queue_other_than_the_lock():
+def test_a_process_stands_still_until_another_one_deletes_a_queue_of_a_ring():
     scheduler = Scheduler(1)
     topology = topology_of(Scenario.of(scheduler), 1, Path("/nowhere"))
     network = Network(scheduler)
@@ -306,7 +306,7 @@ def test_a_process_stands_still_until_another_one_deletes_a_queue_other_than_the
     def delete() -> None:
         with broker.connect(topology) as connection:
             channel: Any = connection.channel()
-            for queue in (lock_queue(topology.name), "old"):
+            for queue in (lock_queue(topology.name), "simulated.shard_0.bed36fe0"):
                 scheduler.wait("pauses", until=scheduler.now + 2 * SECONDS)
                 channel.queue_declare(queue)
                 channel.queue_delete(queue)
