@@ -13,8 +13,8 @@ USER = Text(
     "The user that the process runs as.", default="the user who starts it", example="www-data"
 )
 START_RETRIES = Whole(
-    "How many times in a row a process may end right after its start before it is not "
-    "restarted any more.",
+    "After this many failures in a row, each right after a start, the process is not started any "
+    "more.",
     minimum=0,
     maximum=1000,
 )
