@@ -22,7 +22,8 @@ LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 class TableSchema(Schema):
     """The base of the schemas of tables with fixed keys in topology.toml.
 
-    A subclass has one attribute for each option. marshmallow uses its objects to load a table.
+    A subclass has one attribute for each option. load_table() loads a table with an object of the
+    subclass.
 
     Attributes:
         builds: the dataclass for the values, with the defaults of the options; None if there is
@@ -185,8 +186,8 @@ class Array(Many):
         try:
             loaded = self.collect(enumerate(value))
         except ValidationError as error:
-            # The new error has no `valid_data`, so marshmallow does not load the array. With the
-            # `valid_data` of collect(), other checks would get a mapping of indexes to values.
+            # Without `valid_data`, marshmallow leaves the array out of the loaded table. The
+            # `valid_data` of collect() maps indexes to values, but the later checks expect a tuple.
             raise ValidationError(error.messages) from None
         return tuple(loaded.values())
 

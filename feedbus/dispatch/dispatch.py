@@ -219,7 +219,8 @@ class Dispatch:
         SingleCalls and ConcurrentCalls call this after each call of a handler.
 
         Args:
-            decoded: the delivery of the record. The decision is added to the delivery.
+            decoded: the delivery of the record. If the call failed, it gets the decision on the
+                record: the verdict, and the message that is sent for the record.
             row: the index of the record in the delivery.
             error: the exception, as calls.classify_error() returns it; None if the call succeeded.
             seconds: the duration of the call in seconds.

@@ -90,10 +90,12 @@ class ConsumerQueues:
         self._consumer = consumer
         state = states.get(consumer.queue.exchange)
         self._state = state if state is None else _state_to_use(state, consumer.name)
-        # The own queue can be an old queue for two reasons. `_state` is the state before a switch
-        # that is not complete. Or another switch replaces the ring before this consumer subscribes.
-        # If the own queue is full and has no consumer at the end of the switch, the switch puts no
-        # fence into it.
+        # Whether the own queue may be an old queue without a fence. A switch puts no fence into a
+        # queue that is full and has no consumer. There are two cases:
+        # - `_state` is not the state on the broker: it is the state before a switch that is not
+        #   complete. So the own queue is an old queue already.
+        # - The queue may refuse messages, and a later switch may replace the ring before this
+        #   consumer subscribes.
         self._needs_fence = self._state is not None and (
             self._state != state or may_refuse(topology, self._state.current)
         )
@@ -172,7 +174,7 @@ class ConsumerQueues:
         )
         if self.reads_all_at_once:
             # The newest queue comes first: a record in this queue waits only for old records of its
-            # own key, so many of its records can be handled at once.
+            # own key, so many of its records can be handled immediately.
             old = [each for old in reversed(self._state.draining) for each in self._old_queues(old)]
             yield [own_queue, *(replace(each, only_without_reader=True) for each in old)]
             return
@@ -236,11 +238,12 @@ class ConsumerQueues:
     def is_announced(self, connection: Connection, notice: bytes | str) -> bool:
         """Whether a notice announces a newer ring with a queue of this consumer.
 
-        A notice is a fence in the waiting queue. It contains the generation of the newer ring. If
-        the result is True, the runner connects again, and reads the queue of the newer ring, too.
+        A notice is a message of a switch in the waiting queue. Its body contains the generation of
+        the newer ring. If the result is True, the runner connects again, and reads the queue of the
+        newer ring, too.
 
         Args:
-            connection: used to read the state of the ring if the notice contains no generation.
+            connection: used to read the state of the ring if the body of the notice is not valid.
             notice: the body of the notice.
 
         """
@@ -285,14 +288,15 @@ class ConsumerQueues:
     ) -> Iterator[Sequence[ReadableQueue]]:
         """Yield the old queues when one of them has no reader, until all of them are deleted.
 
-        Only the single reader of a queue can prove that the queue is empty. So this consumer reads
-        a queue only when no other consumer reads the queue.
+        Only the single reader of a queue can prove that the queue is empty. The list contains all
+        queues, and the caller reads those that have no reader (`only_without_reader`).
 
         The list is yielded as soon as one of the queues has no reader, also if other queues still
-        have readers. Suppose that one queue is full and has no reader. A switch can wait for room
-        in the full queue. Until the switch is complete, the other queues get no fence, so their
-        readers continue to read. If this consumer waited until these readers have ended, the full
-        queue would never have room, and the switch would never be complete.
+        have readers. Otherwise this consumer and a switch could wait for each other. Suppose that a
+        switch has held messages for a queue that is full and has no reader. The switch is complete
+        only when somebody has read this queue. The other queues get their fences at the end of the
+        switch, so their readers do not end before. If this consumer waited for them, nobody would
+        read the full queue.
 
         Args:
             connection: a connection to the topology's broker.

@@ -24,9 +24,9 @@ events = EventLog(__name__)
 
 # A *waiting record* waits in a waiting queue for its next attempt, or for an earlier record of its
 # key. If N waiting records were handled and other waiting records are due already, about
-# N * NEW_SHARE new records are handled before the other waiting records. At such a time, most keys
-# can be blocked, so most new records become waiting records, too. With a share of 1 or more, the
-# number of waiting records would then not decrease while new records arrive without a pause.
+# N * NEW_SHARE new records are handled before the other waiting records. If most keys are blocked,
+# most of these new records become waiting records, too. So the share must be less than 1: otherwise
+# the number of waiting records would not decrease while new records arrive without a pause.
 NEW_SHARE = 0.5
 
 
@@ -150,8 +150,8 @@ class BatchMode:
             raw: the connection of the consumer.
 
         Returns:
-            False if all deliveries must be returned to the broker. Otherwise the broker's consumer
-            timeout, its time limit for an acknowledgement, would expire.
+            False if all deliveries must be returned to the broker, because the broker's consumer
+            timeout (its time limit for an acknowledgement) would expire.
 
         """
         run = self._run

@@ -41,7 +41,7 @@ def clear(path: Path) -> None:
 class CrashGuard:
     """The ids of the messages that are in the handler, in a file that remains after a crash.
 
-    If the file names messages when a process starts, these messages were in the handler when the
+    If the file contains ids when a process starts, these messages were in the handler when the
     previous process crashed. Each of them is *suspected*: it may have ended the process. From then
     on, it is handled alone. If only one message was in the handler, the crash is counted against
     this message. After `delivery_limit` such crashes, it becomes a dead letter. If several messages

@@ -21,8 +21,7 @@ events = EventLog(__name__)
 # While a row is younger than this, the process that added the row may still be publishing it.
 IN_FLIGHT_SECONDS = 5.0
 PAGE_ROWS = 500  # the number of rows that are read and published together
-# Earlier rows with the same keys must be sent first. One query reads at most this many of them.
-MAX_ROWS = 10_000
+MAX_ROWS = 10_000  # the largest number of rows that _skipped_keys() reads
 
 
 class RelayBus(Protocol):
@@ -108,7 +107,7 @@ def publish_in_waves(
         bus: publishes the messages.
         rows: the rows, in the order of their ids.
         refused_keys: pairs (exchange, routing key). Rows with these are not published, because
-            earlier rows were refused. The function adds the pairs of newly refused rows.
+            an earlier row stays in the outbox. The function adds the pairs of newly refused rows.
 
     Raises:
         Outage: the broker is unavailable; the ids of the accepted rows were yielded before.
@@ -154,7 +153,7 @@ def publish_and_remove(
         bus: publishes the messages.
         rows: the rows, in the order of their ids.
         refused_keys: pairs (exchange, routing key). Rows with these are not published, because
-            earlier rows were refused. The function adds the pairs of newly refused rows.
+            an earlier row stays in the outbox. The function adds the pairs of newly refused rows.
 
     Raises:
         Outage: the broker or the store is unavailable. Rows that were confirmed before are removed,
@@ -199,11 +198,11 @@ def log_rows_left(count: int, error: BaseException) -> None:
 
 
 def _skipped_keys(store: Store, rows: Sequence[OutboxRow]) -> set[Key]:
-    """Return each key of the given rows for which the query has left out an earlier row.
+    """Return the keys of a page of rows that have an earlier row which is not in the page.
 
-    The query leaves out rows that are younger than IN_FLIGHT_SECONDS. Usually an earlier row, which
-    has a lower id, is older than the given row, so it is not left out. It can be left out in these
-    cases:
+    The later rows of such a key must not be published yet. publish_pending() reads a page with a
+    query that leaves out rows younger than IN_FLIGHT_SECONDS. An earlier row has a lower id.
+    Usually it is also older, so it is in the page. But it can be left out in these cases:
 
     - The clock was set back, or the clocks of hosts differ.
     - The store needed more than IN_FLIGHT_SECONDS to add a row.
@@ -250,7 +249,8 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
         Outage: the store or the broker is unavailable.
     """
     published, after = 0, 0
-    # The keys of refused rows. They also hold back rows that are in later pages.
+    # The keys with an earlier row that stays in the outbox: the broker refused the row, or the row
+    # is not in its page. The later rows of these keys are not published, also those of later pages.
     refused_keys: set[Key] = set()
     while True:
         failure: Outage | None = None

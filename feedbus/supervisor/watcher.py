@@ -245,8 +245,8 @@ class ProcessWatcher(UnlockedWatcher):
         if killed:
             asked_at = process.stop_asked_at or 0.0
             self.events.log_killed(process.pid, time.monotonic() - asked_at)
-            # The file names the messages that were in the handler. Without clear(), the next
-            # process would count this end as a crash that these messages have caused.
+            # The file `handler` contains the ids of the messages that were in the handler. Without
+            # clear(), the next process would treat this end as a crash.
             clear(self.slot_path(process.wid, "handler"))
         self._log_last_output(process)
         await self._end_group(process.pid)
