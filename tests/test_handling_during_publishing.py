@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from feedbus import Bus, Records, Retry
+from feedbus.broker.refused_messages import Refusal
+from feedbus.bus.sender import Sender
 from feedbus.dispatch import handler_calls, publications
-from feedbus.errors import StoreOutage
+from feedbus.errors import BrokerOutage, StoreOutage
 from feedbus.store.peewee import PeeweeStore, bind, close_bound
 from feedbus.topology import Batch, RetryPolicy
 from tests.small_topologies import queue, sharded
@@ -201,6 +203,35 @@ def test_messages_that_meet_an_outage_in_a_pause_are_handled_after_the_large_one
     assert publisher.calls.count("100 begins") == 1
     assert publisher.calls.index("100 ends") < publisher.calls.index("1 begins")
     assert sorted(publisher.published()) == [1, 2] + [100] * SLICE * SLICES
+
+
+def test_a_retry_that_meets_an_outage_in_a_pause_of_a_pause_stops_no_consumer(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = Publisher(make, waiting_limit=1)
+    failed, outages, send = list[int](), list[int](), Sender.send
+
+    def handle(records: Records, bus: Bus) -> None:
+        if 1 in records.column("n") and not failed:
+            failed.append(1)
+            raise Retry
+        publisher.handle(records, bus)
+
+    def lose_first_retry(sender: Sender, messages: Any) -> list[Refusal]:
+        messages = list(messages)
+        if not outages and any(message.counted_as == "retry" for message in messages):
+            outages.append(1)
+            msg = "the connection was lost before the retry was sent"
+            raise BrokerOutage(msg)
+        return send(sender, messages)
+
+    monkeypatch.setattr(Sender, "send", lose_first_retry)
+    publisher.publish(("ann", 100), ("ben", 101), ("eve", 1))
+    publisher.run(handle)
+    large = SLICE * SLICES
+    assert sorted(publisher.published()) == [1] + [100] * large + [101] * large
+    assert publisher.system.ready()["work"] == 0
+    assert (failed, outages) == ([1], [1])
 
 
 @pytest.mark.parametrize("make", ["rabbitmq"], indirect=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
@@ -299,7 +299,7 @@ class BatchMode:
         self._last_batch_at = run.clock.monotonic()
         while True:
             try:
-                with self._pauses.allow(raw, deliveries) if self._pauses else nullcontext():
+                with self._allow_pauses(raw, deliveries):
                     call = self._call_handler(deliveries, ids)
                 break
             except Outage as error:
@@ -309,6 +309,12 @@ class BatchMode:
                     return False
         self._finish_batch(raw, deliveries, call.seconds, call)
         return True
+
+    def _allow_pauses(
+        self, raw: RawConnection, deliveries: Sequence[Delivery]
+    ) -> AbstractContextManager[None]:
+        """Let a call of the handler pause during a `with` block, if the queue has such pauses."""
+        return self._pauses.allow(raw, deliveries) if self._pauses else nullcontext()
 
     def _handle_in_pause(
         self, raw: RawConnection, deliveries: Sequence[Delivery], message_ids: Sequence[str]
@@ -321,7 +327,8 @@ class BatchMode:
             message_ids: the ids of the deliveries, and of the messages whose calls pause.
 
         """
-        call = self._call_handler(deliveries, message_ids)
+        with self._allow_pauses(raw, deliveries):
+            call = self._call_handler(deliveries, message_ids)
         self._finish_batch(raw, deliveries, call.seconds, call)
 
     def _hold(self, raw: RawConnection, error: Outage) -> bool:

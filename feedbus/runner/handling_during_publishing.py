@@ -65,8 +65,9 @@ class PublishingPauses:
             run: the run, which has the buffer of deliveries.
             small_deliveries: chooses the deliveries.
             cancelled: returns whether the broker has cancelled a subscription.
-            handle: handles and settles deliveries. It is called with the connection, the
-                deliveries, and the ids of all messages in the handler.
+            handle: handles deliveries in a block of allow(), and settles them after the block. It
+                is called with the connection, the deliveries, and the ids of all messages in the
+                handler.
 
         """
         self._run = run
@@ -173,8 +174,7 @@ class PublishingPauses:
             return
         ids = [*message_ids, *(delivery.message_id for delivery in deliveries)]
         try:
-            with self.allow(call.raw, deliveries):
-                self._handle(call.raw, deliveries, ids)
+            self._handle(call.raw, deliveries, ids)
         except Outage:
             if run.must_read_again:
                 raise
