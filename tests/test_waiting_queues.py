@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from feedbus import broker
+from feedbus.broker.declarations import declare_waiting_queue
 from feedbus.broker_names import Names
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.waiting_deliveries import WaitingDeliveries
 from feedbus.runner import waiting_queues
+from feedbus.runner.queue_reader import QueueReader
 from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.topology import RetryPolicy
@@ -25,6 +27,7 @@ from tests.ordered_queues import (
 from tests.projects import wait_until
 from tests.small_topologies import sharded
 from tests.system_fixtures import systems_on
+from tests.systems import publish_confirmed
 
 make = systems_on("embedded", versions.chosen()[-1])
 
@@ -93,6 +96,45 @@ def test_whoever_comes_when_a_queue_has_just_ended_leaves_no_waiting_queue(make,
     monkeypatch.setattr(WaitingQueue, "open", end_first)
     system.run(Failing({}).one, max_runtime_seconds=1.0)
     assert waiting_in(system, queue_name) is None
+
+
+def test_no_record_is_handled_while_the_subscription_to_its_waiting_queue_is_cancelled(
+    make, monkeypatch
+):
+    system = make(work(retry=RetryPolicy((0.1,), "dead-letter")))
+    names, consumer = Names(system.topology), system.topology.consumer("work")
+    waiting_queue = names.waiting(names.queue(consumer))
+    published(system, [1])
+    handler = Failing({1: 1})
+    system.run(handler.one, max_messages=1)  # record 1 has failed, and waits
+    published(system, [3])
+    with broker.connect(system.topology) as other:
+        channel = other.channel()
+        record_1 = channel.basic_get(waiting_queue)
+        channel.basic_ack(record_1.delivery_tag)
+        begin, begun = QueueReader.begin, list[str]()
+
+        def begin_after_cancel(*arguments: Any, **options: Any) -> Any:
+            if not begun:
+                # The broker cancels the subscription, and another consumer lets record 1 wait.
+                channel.queue_delete(waiting_queue)
+                declare_waiting_queue(channel, consumer.queue, waiting_queue)
+                publish_confirmed(channel, again(channel, record_1), "", waiting_queue)
+            begun.append(options["tag"])
+            return begin(*arguments, **options)
+
+        monkeypatch.setattr(QueueReader, "begin", begin_after_cancel)
+        system.run(handler.one, max_messages=2, idle_seconds=2.0)
+    assert handler.seen == [1, 3]
+    assert len(begun) > 1
+
+
+def again(channel: Any, message: Any) -> Any:
+    """Return a message with the body and the properties of a delivered one."""
+    properties = dict(message.properties)
+    headers, content_type = properties.pop("application_headers"), properties.pop("content_type")
+    encoding = properties.pop("content_encoding")
+    return channel.prepare_message(message.body, None, content_type, encoding, headers, properties)
 
 
 def test_what_waits_in_a_queue_that_is_closed_stays_there_and_is_read_again(make):

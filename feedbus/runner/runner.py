@@ -286,6 +286,12 @@ class Runner:
                 break
             queues.check_old_queues()
             arrived = mode.receive(raw)
+            if self._subscriptions.cancelled:
+                # If this is the subscription to a waiting queue, another consumer may have put
+                # records there since. Until they are read, no record may be handled.
+                if queues.end_queues():
+                    break
+                continue
             # handle_waiting_records() and handle_next() call the handlers, and settle deliveries.
             # They return False if the unsettled deliveries must be returned to the broker before
             # its consumer timeout expires. They set `has_given_up` if there was an outage, and if
