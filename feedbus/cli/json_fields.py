@@ -164,7 +164,7 @@ FIELDS: Mapping[str, Mapping[str, Meaning]] = {
     },
     "balance": {
         "exchange": "the hash exchange",
-        "keys": "the number of different keys",
+        "keys": "the number of keys; a key on two lines counts twice",
         "records": "the number of records",
         "before.buckets": "the number of buckets of the ring with the weights of the file",
         **_under("before", SPREAD),
