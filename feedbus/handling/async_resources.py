@@ -11,7 +11,7 @@ from typing import Any
 class GeneratorTask:
     """Runs the async generator of one open resource from its start to its end in one task.
 
-    One task is necessary: a task group of anyio must be left in the task that has entered it.
+    One task is necessary, because only the task that has entered a task group of anyio can exit it.
 
     Args:
         generator: the generator that the function of the resource has returned.
@@ -34,7 +34,7 @@ class GeneratorTask:
         self._on_early_end = on_early_end
 
     async def begin(self) -> Any:
-        """Start the task, and return the value that the generator yields: the resource is open.
+        """Start the task, which opens the resource; return the value that the generator yields.
 
         Raises:
             RuntimeError: the generator has yielded no value. Exceptions of the generator are raised

@@ -51,9 +51,10 @@ def _is_bus(function: Callable[..., object], parameter: inspect.Parameter) -> bo
 
 
 def _assigned(tree: ast.Module) -> set[str]:
-    """Return the names that may stand for different objects at different places of a function.
+    """Return the names that may refer to different objects in different places of a function.
 
-    These are variables that are assigned, and arguments whose name several nested functions use.
+    Such a name is a variable that is assigned, or a parameter of more than one function, such as
+    the handler and a function in it.
     """
     assigned = [
         each.id

@@ -1,4 +1,4 @@
-"""Functions that a queue names as `dead_handler`, and their parameters."""
+"""Dead handlers, which are called before a record becomes a dead letter, and their parameters."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class DeadLetterFunction:
 
     @classmethod
     def of(cls, function: Any, session_type: type | None) -> Self:
-        """Return the dead handler of a function.
+        """Return the DeadLetterFunction of a function.
 
         Args:
             function: the object that `dead_handler` names.

@@ -40,9 +40,9 @@ class HandlerTimeout(Exception):  # noqa: N818 -- names what happened
 class HandlerLoop:
     """Runs coroutines in an event loop, which has a thread of its own.
 
-    The Resources of a process start one when the first async handler or resource needs it. run()
-    waits for the result of a coroutine; start() does not wait. The tasks that a coroutine has
-    started continue after the end of the coroutine.
+    The Resources of a process create a HandlerLoop when the first async handler or async resource
+    needs an event loop. run() waits for the result of a coroutine; start() does not wait. The tasks
+    that a coroutine has started continue after the end of the coroutine.
 
     Args:
         on_blocked: called repeatedly while a handler blocks the loop, with the seconds of blocking
@@ -56,8 +56,9 @@ class HandlerLoop:
         """Start the thread, and return when its loop runs.
 
         Args:
-            on_blocked: called repeatedly while the loop is blocked. The argument is a number of
-                seconds: at the first call, since the loop is blocked; then since the last call.
+            on_blocked: called repeatedly while the loop is blocked. At the first call, the argument
+                is the number of seconds since the loop became blocked. At each later call, the
+                argument is the number of seconds since the last call.
             clock: the clock by which run() waits. It also starts the thread.
 
         """
@@ -155,7 +156,7 @@ class HandlerLoop:
     async def _outcome(
         self, coroutine: Coroutine[Any, Any, Any]
     ) -> tuple[Any, BaseException | None]:
-        """Return the result and the exception of a coroutine; None for what it does not have.
+        """Return (result, None) if a coroutine returns, and (None, exception) if it raises one.
 
         A SystemExit is returned, too: if it were raised here, it would stop the loop.
         """

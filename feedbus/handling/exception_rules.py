@@ -11,7 +11,8 @@ from typing import Self
 from feedbus.errors import Drop, Outage, Reject, Retry, UsageError
 from feedbus.handling.handlers import resolve_object
 
-VERDICTS = (Drop, Outage, Reject, Retry)  # what follows them is fixed, so rules cannot name them
+# Rules cannot name these exceptions, because what feedbus does after them cannot be changed.
+VERDICTS = (Drop, Outage, Reject, Retry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,9 @@ class ExceptionRules:
     exception's own class decides.
 
     Attributes:
-        retry_on: classes of exceptions after which the record is tried again. If there are any, the
-            record becomes a dead letter immediately after an exception of any other class.
+        retry_on: classes of exceptions after which the record is tried again. If retry_on is not
+            empty, the record becomes a dead letter immediately after an exception of any other
+            class.
         reject_on: classes of exceptions after which the record becomes a dead letter immediately.
 
     """

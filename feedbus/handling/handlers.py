@@ -187,8 +187,8 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
 
     Args:
         message: the type of one record: a marshmallow schema, a dataclass, a msgspec.Struct, a
-            pydantic model or dict; by default, the annotation of the first parameter.
-        batch: True for a function of Records, False for a function of a single record.
+            pydantic model, dict, str or bytes. By default, the annotation of the first parameter.
+        batch: True if the function takes Records, False if it takes a single record.
 
     The marked function can have further parameters. feedbus selects their values by their
     annotations: a Bus, the Message, the session of the store, and the values of resources.

@@ -19,7 +19,8 @@ from feedbus.records import Records
 from feedbus.records.message import Message
 from feedbus.topology import Consumer
 
-# Calls a handler with a record or Records, and a Given with the values for its other parameters.
+# A function that calls a handler. Its arguments are a record or Records, and a Given with the
+# values for the other parameters of the handler.
 Caller = Callable[[Any, Given], None]
 AsyncCaller = Callable[[Any, Given], Coroutine[Any, Any, None]]
 EXPECTED = "a class derived from feedbus.Middleware"
@@ -65,9 +66,10 @@ class Middleware:
     ) -> AbstractContextManager[None] | AbstractAsyncContextManager[None]:
         """Return a context manager in which the handler is called.
 
-        feedbus calls it before each call. An exception of the context manager has the same effect
-        as an exception of the handler. The context manager must not suppress an exception of the
-        handler, because the message was perhaps not handled. If it does, SwallowedError is raised.
+        feedbus calls around() before each call of the handler. An exception of the context manager
+        has the same effect as an exception of the handler. The context manager must not suppress an
+        exception of the handler, because the message was perhaps not handled. If it does,
+        SwallowedError is raised.
         An asynccontextmanager can be used only around async handlers.
 
         Args:
@@ -126,8 +128,8 @@ def resolve_middleware(dotted: str, root: Path, *, asynchronous: bool) -> type[M
 def parameters_of(middleware: type[Middleware]) -> Parameters:
     """Return Parameters that request the object of a middleware class.
 
-    The class is treated as the function of a resource, which opens the object. So the parameters of
-    its constructor can request other resources.
+    feedbus treats the class as the function of a resource, and the object as the value of this
+    resource. So the parameters of the constructor can request other resources.
     """
     return Parameters((Resource(middleware),))
 

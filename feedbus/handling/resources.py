@@ -37,8 +37,8 @@ class Opening:
 class Resources:
     """The resources of a process's handlers and middleware, with the values of open resources.
 
-    The process of a consumer has one Resources object, and so has a test system. It opens the
-    resources before the first message, and closes them when the process or the system ends.
+    The process of a consumer has one Resources object, and so has a test system. This object opens
+    the resources before the first message, and closes them when the process or the system ends.
 
     Args:
         topology: the topology, which functions of resources can request.
@@ -65,7 +65,7 @@ class Resources:
         self._opening = Opening(topology)
         self._clock = clock
         self._on_blocked = on_blocked
-        # The resources that have ended by themselves; the thread of the event loop appends to it.
+        # The resources that have ended by themselves. The thread of the event loop appends them.
         self._dead: deque[Resource] = deque()
         self._loop: HandlerLoop | None = None
         self._requests: list[Parameters] = []

@@ -20,7 +20,7 @@ class HandlerRoutes:
     Attributes:
         handlers: the handlers of the queue, in the order of topology.toml.
         patterns: one text for each handler, in the same order: the pattern of its routing keys, as
-            for a topic exchange. Empty if there is one handler, or if types are used.
+            for a topic exchange. Empty unless the queue selects handlers by routing key.
         types: one text for each handler, in the same order: the property `type` of its messages.
             Empty unless the queue selects handlers by type.
 

@@ -1,16 +1,16 @@
 """AMQP's properties and header tables: any content can be read and written back unchanged.
 
-py-amqp's own reader raises an error for a timestamp that datetime does not have, and for a text
-that is not UTF-8. This module keeps such a value in a special form:
+py-amqp's own reader raises an error for a timestamp that datetime cannot represent, and for a text
+that is not UTF-8. This module keeps such values in a special form:
 
 - A property, a name of a header or a routing key that is not UTF-8 becomes a text in which its
   invalid bytes are lone surrogates ("surrogateescape").
 - The value of a header that is not UTF-8 stays `bytes`.
-- Such a timestamp becomes a Timestamp.
+- A timestamp that datetime cannot represent becomes a Timestamp.
 - A table or array that is nested too deeply becomes an Unread.
 
-For each of these except the value of a header, an error text is added to the list of undecodable
-parts.
+For each of these, an error text is added to the list of undecodable parts. The only exception is a
+value of a header that stays `bytes`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from feedbus.wire.constants import SHORT_TEXT_BYTES
 
-DEEPEST = 32  # the depth of tables and arrays within others; deeper ones are not decoded
+DEEPEST = 32  # the most levels of tables and arrays in a header that are decoded
 MAX_INT32 = 2**31 - 1
 
 Kind = Literal["text", "table", "octet", "long"]
@@ -66,9 +66,9 @@ class Timestamp(int):
 
 
 class ByteArray(bytes):
-    """A header's value of AMQP's type byte array.
+    """The value of a header, if its type in AMQP is byte array.
 
-    A value of plain `bytes` has AMQP's type text, and is not UTF-8.
+    If the value of a header is plain `bytes`, its type in AMQP is text, and it is not UTF-8.
     """
 
 
@@ -90,7 +90,7 @@ def read_properties(buffer: bytes, at: int) -> tuple[dict[str, Any], list[str]]:
         The properties by name, and an error text for each part that cannot be decoded.
 
     Raises:
-        ValueError: the bytes are not valid AMQP; also IndexError and struct.error.
+        ValueError: the bytes are not valid AMQP. They can also cause IndexError or struct.error.
     """
     found: dict[str, Any] = {}
     undecodable: list[str] = []

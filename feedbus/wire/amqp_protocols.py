@@ -125,7 +125,7 @@ class Channel(Protocol):
         nowait: bool = False,  # noqa: FBT001, FBT002 -- as above
         arguments: Arguments = None,
     ) -> Declared:
-        """Declare a queue; return its name and its numbers of messages and consumers.
+        """Declare a queue; return its numbers of messages and consumers.
 
         Args:
             queue: the name; "" for a random one.
@@ -287,7 +287,7 @@ class Channel(Protocol):
 class Connection(Protocol):
     """An AMQP connection: Kombu's connection, or the raw connection in it.
 
-    Functions accept it if they need only these methods, which both have.
+    Both have these methods. A function that needs only these methods accepts both.
     """
 
     @property
@@ -305,8 +305,8 @@ class Connection(Protocol):
         """Process the next event, such as a delivery, a confirm or the answer to a method.
 
         Args:
-            timeout: seconds to wait for the event; None for the limit of the kind of broker: 40 s
-                on RabbitMQ, no limit on other brokers.
+            timeout: seconds to wait for the event. None means 40 s on RabbitMQ (5 s during a
+                close), and no limit on other brokers.
 
         Raises:
             TimeoutError: no event has arrived in time.

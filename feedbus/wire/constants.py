@@ -9,17 +9,18 @@ SEALED = "application/vnd.feedbus.sealed"  # a message in the body of another me
 OWN = "feedbus-"  # the prefix of the headers of the framework
 OF_OTHER_KEYS = frozenset({"CC", "BCC"})  # further routing keys, by which RabbitMQ routes, too
 
-# The header of each message of a program or handler. All times are in microseconds since 1970.
+# The header of each message that a program or a handler publishes. All times in headers are in
+# microseconds since 1970.
 PUBLISHED_AT = "feedbus-published-at"  # when the message was first published
-# The headers of a pack.
+# The headers of a pack. A generation is one set of queues for the shards of an exchange.
 GENERATION = "feedbus-generation"  # the digest of the generation for which the pack was made
 RECORD_COUNT = "feedbus-records"  # how many records the pack has
 # The header of a fence, which marks the end of an old queue; see feedbus.generations.probes.
 FENCE = "feedbus-fence"
 
-# Headers of a message that has failed; EXPIRATION and PRIORITY also of a delayed message. They are
-# removed when a dead letter is requeued. Consumers, exchanges and queues have their names of
-# topology.toml.
+# Headers of a message that has failed. A delayed message can also have EXPIRATION and PRIORITY. A
+# requeued dead letter keeps none of the headers about its failure. The values of CONSUMER, EXCHANGE
+# and QUEUE are the names in topology.toml.
 ATTEMPT = "feedbus-attempt"  # how many attempts have failed
 CONSUMER = "feedbus-consumer"  # the consumer in which the message failed
 DEATHS_BEFORE = "feedbus-deaths"  # the broker's headers about dead-lettering before the failure
@@ -37,11 +38,11 @@ UNIDENTIFIED = "feedbus-unidentified"  # True if the publisher has set no valid 
 USER_ID = "feedbus-user-id"  # the property `user_id` that the publisher has set
 # Headers of messages in a waiting queue. There a failed record and the later records of its key
 # wait for the next attempt (`order_by`).
-BLOCKED = "feedbus-blocked"  # on a message that represents a dead letter, which blocks the key
+BLOCKED = "feedbus-blocked"  # on a message that blocks the key of a dead letter
 NOT_BEFORE = "feedbus-not-before"  # the time from which a record may be handled
 ORDER_KEY = "feedbus-order-key"  # the key of a record, if its key is not its routing key
 PLACE = "feedbus-place"  # the position of a record: records of a key are handled in this order
-RELEASE = "feedbus-release"  # the id of the dead letter whose records are released; "" for all
+RELEASE = "feedbus-release"  # the id of the dead letter that no longer blocks its key; "" for all
 REQUEUED = "feedbus-requeued"  # on a dead letter that is requeued through a waiting queue
 # Headers of a delayed message: the digits of its delay, one header for each position, and the
 # queue or exchange that gets the message. See feedbus.broker.timer.
@@ -83,9 +84,8 @@ OF_DEATHS = ("x-first-death-", "x-last-death-")  # the prefixes of other such he
 # Headers in which the broker counts the deliveries of a message.
 OF_DELIVERIES = frozenset({"x-delivery-count", "x-acquired-count"})
 
-# The largest sizes of: a routing key, a message id or any other text property of AMQP; the headers
-# REASON, ERRORS and TRACEBACK.
-SHORT_TEXT_BYTES = 255
+SHORT_TEXT_BYTES = 255  # AMQP's limit for a routing key, a message id or another text property
+# The largest sizes of the headers REASON, ERRORS and TRACEBACK.
 REASON_BYTES = 1_000
 ERRORS_BYTES = 8_000
 TRACEBACK_BYTES = 4_096

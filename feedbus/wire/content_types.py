@@ -1,4 +1,4 @@
-"""Functions on content types: remove parameters, find the charset, check for a codec."""
+"""Functions on content types: remove parameters, find the charset, check if a codec is needed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ def bare_type(content_type: object) -> str:
 
 
 def is_known(content_type: str) -> bool:
-    """Whether feedbus can encode a payload with this content type without a codec.
+    """Whether feedbus can encode a payload with this content type without a codec of the project.
 
-    These are JSON, types that end with "+json", text/* and application/octet-stream.
+    The known content types are JSON, types that end with "+json", text/* and
+    application/octet-stream.
     """
     bare = bare_type(content_type)
     return bare.startswith("text/") or bare in {BYTES, "application/json"} or bare.endswith("+json")

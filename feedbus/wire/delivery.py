@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 MAX_RECORDS = 1_000_000
 MAX_ATTEMPTS = 2**31
 HIGHEST_PRIORITY = 255
-# A time in a header is ignored if it is outside of these years: it has another unit, or is wrong.
+# A time in a header is ignored if it is outside of these years. Such a time is wrong, or is not in
+# microseconds.
 EARLIEST_MICROSECONDS = 946_684_800_000_000  # 2000
 LATEST_MICROSECONDS = 4_102_444_800_000_000  # 2100
 AHEAD_SECONDS = 60.0  # a time in the future is valid up to this limit: clocks of hosts differ
@@ -45,17 +46,18 @@ AS_HEADERS = {"expiration": EXPIRATION, "user_id": USER_ID}
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message that was delivered and is not settled yet.
+    """A message that was delivered and is not settled yet: neither acknowledged nor rejected.
 
     Attributes:
         tag: the delivery tag, by which the delivery is settled.
         body: the bytes, as they were published.
         content_type: the content type of the body, if the publisher has set it.
         message_id: the id that the publisher gave. If the publisher gave no valid id, feedbus
-            derives one from the content of the message; it is the same at each redelivery.
+            derives an id from the content of the message. A derived id is the same at each
+            redelivery.
         exchange: the name of the exchange on the broker.
-        routing_key: the routing key of this delivery; text that is not UTF-8 has its bytes as
-            lone surrogates.
+        routing_key: the routing key of this delivery. Bytes that are not UTF-8 are lone surrogates
+            in this text, as Python's error handler "surrogateescape" makes them.
         headers: the headers of the publisher and of feedbus.
         redelivered: whether the broker delivered the message before.
         consumer_tag: the tag of the subscription.
@@ -87,7 +89,8 @@ class Delivery:
     def of(cls, message: Any) -> Delivery:
         """Return the delivery for a message that a channel has delivered.
 
-        Of a retry, dead letter or delayed message, it has the properties of the original message.
+        The delivery of a retry, dead letter or delayed message has the properties of the original
+        message.
 
         Args:
             message: a message of py-amqp; the channels of all brokers deliver such messages.
@@ -150,9 +153,9 @@ class Delivery:
         return SENT_AT in self.headers
 
     def lag_seconds(self, now_microseconds: int) -> float | None:
-        """Return the seconds since the message was sent, or sent again as a retry.
+        """Return the seconds since the message was sent; None if not known.
 
-        None if not known.
+        For a retry or a requeued dead letter, return the seconds since it was sent again.
 
         Args:
             now_microseconds: the time now, in microseconds since 1970.
@@ -169,7 +172,7 @@ class Delivery:
         return seconds_since(self.headers.get(PUBLISHED_AT), now_microseconds)
 
     def expired(self, clock: Clock) -> bool:
-        """Whether this is a delayed message whose expiration is over by this clock.
+        """Whether this is a delayed message that has expired, according to the clock.
 
         The broker applies the expiration of every other message. A message that has failed once
         does not expire any more.

@@ -19,7 +19,7 @@ from feedbus.wire.constants import (
 )
 
 DIGITS = 32  # the hexadecimal digits of an id
-UNIQUE_DIGITS = 16  # those of its unique part
+UNIQUE_DIGITS = 16  # the digits of a unique part, which with_unique_part() adds to an id
 # The properties from which the id is computed. A broker, or a change of a queue, may remove the
 # other properties of a message.
 IDENTIFYING = (
@@ -48,7 +48,7 @@ def has_unique_part(message_id: str) -> bool:
     """Whether a derived id has a unique part.
 
     Args:
-        message_id: the id of a message to which its publisher has given none.
+        message_id: the id that feedbus uses for a message without a valid id.
 
     """
     return message_id[DIGITS : DIGITS + 1] == "."
@@ -83,7 +83,7 @@ def derived_id(
     Args:
         body: the body.
         routing_key: the routing key of the delivery.
-        properties: AMQP's properties; only those that stay unchanged on their way are used.
+        properties: AMQP's properties; only the properties in IDENTIFYING are used.
         headers: the headers.
     """
     identifying = [

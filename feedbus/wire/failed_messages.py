@@ -32,8 +32,8 @@ from feedbus.wire.derived_ids import is_of_deaths
 from feedbus.wire.message_in_message import open_sealed
 from feedbus.wire.outgoing_message import Outgoing
 
-# The properties that are not in Outgoing.properties: Outgoing has a field for each of them, or sets
-# it itself (delivery_mode).
+# The properties that are not in Outgoing.properties. Outgoing has a field for each of them, except
+# delivery_mode, which always has the same value.
 APART = frozenset({"content_type", "content_encoding", "application_headers", "delivery_mode"})
 
 CUT = "...\n"  # replaces the beginning of a long traceback
@@ -47,9 +47,9 @@ def kept_properties(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]
     """Return the properties and the headers that a retry or dead letter gets from a delivery.
 
     Both are mappings of names to values. If the broker dead-lettered the message before a consumer
-    received it, the message has the broker's header x-death. The handling fails, the retry waits in
-    a retry queue, and then the broker dead-letters the retry, too. RabbitMQ 4 then overwrites
-    x-death. So the first x-death is kept in a header of feedbus.
+    received it, the message has the broker's header x-death. If the handler then fails, the retry
+    waits in a retry queue, from which the broker dead-letters it, too. RabbitMQ 4 overwrites
+    x-death at this second time. So the first x-death is kept in a header of feedbus.
     """
     elsewhere = APART | AS_HEADERS.keys() | ({"message_id"} if delivery.identified else set())
     properties = {
@@ -70,8 +70,8 @@ def kept_properties(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]
 def publisher_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     """Return the headers of a delivery, without those that were added after its publishing.
 
-    These are the headers that feedbus adds to failed and delayed messages, and the broker's counts
-    of deliveries. The broker's headers about dead-lettering stay.
+    The headers that feedbus adds to failed and delayed messages are left out, and also the broker's
+    counts of deliveries. The broker's headers about dead-lettering stay.
     """
     return {
         name: value

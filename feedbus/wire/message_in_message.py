@@ -1,9 +1,10 @@
 """Sealed messages: a retry or dead letter whose body contains the original message.
 
 Normally a retry or dead letter has the properties of the original message. It is sealed instead if
-these properties contain text that some clients cannot read, or do not fit into a frame together
-with the headers that feedbus adds. The body of a sealed message has three parts: the length of the
-original properties in four bytes, these properties as AMQP encodes them, and the original body.
+these properties contain a value that some clients cannot read, such as a text that is not UTF-8.
+It is also sealed if the properties do not fit into one frame of AMQP together with the headers that
+feedbus adds. The body of a sealed message has three parts: the length of the original properties in
+four bytes, these properties as AMQP encodes them, and the original body.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from feedbus.wire.amqp_encoding import read_properties, write_properties
 from feedbus.wire.constants import ERRORS, FAILED_AT, OF_FAILURES, REASON, SEALED, TRACEBACK
 from feedbus.wire.outgoing_message import Outgoing
 
-FRAME_OVERHEAD = 8 + 12  # the bytes of a frame, and of a content header before the properties
+# A frame has 8 bytes in addition to its content. A content header has 12 bytes before the
+# properties of the message.
+FRAME_OVERHEAD = 8 + 12
 SHORT_REASON = 200  # the characters of a reason that is shortened to fit into the frame
-FEW_HEADERS = 3  # so many headers, without other properties, fit into any frame
+# feedbus does not compute the size of a message with so few headers and no other properties. These
+# fit into a frame of RabbitMQ's default size, because checked_headers() limits the headers.
+FEW_HEADERS = 3
 
 _LENGTH = struct.Struct(">I")
 
@@ -29,8 +34,7 @@ _LENGTH = struct.Struct(">I")
 def seal(message: Outgoing) -> Outgoing:
     """Return a sealed retry or dead letter: the original message is in its body.
 
-    Only the headers that feedbus added stay outside. It is done if the original properties do not
-    fit into a frame, or contain text that some clients cannot read.
+    The sealed message itself has only the headers that feedbus added.
 
     Args:
         message: the retry or dead letter.
@@ -64,7 +68,8 @@ def open_sealed(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
 
     Returns:
         The properties of the original message, its body, and an error text for each part that
-        cannot be decoded. If the body is not that of a sealed message, it is returned unchanged.
+        cannot be decoded. If the body does not have the three parts of a sealed message, the
+        function returns it unchanged, with an error text.
     """
     try:
         (length,) = _LENGTH.unpack_from(body)

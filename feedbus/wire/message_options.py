@@ -15,8 +15,9 @@ class PublishOptions(TypedDict, total=False):
     Attributes:
         headers: maps each name to a text, a number, a flag or None.
         priority: a number from 0 to 255, for queues with the argument x-max-priority.
-        expires: how long the message may wait in a queue: "10m", or seconds. Together with delay,
-            this time begins with the publish, so it must be longer than the delay.
+        expires: how long the message may wait in a queue: "10m", or seconds. If the message also
+            has a delay, both times begin when the message is published. So the delay must be
+            shorter.
         delay: how long feedbus delays the message: "30s", or seconds.
 
     """
@@ -59,8 +60,8 @@ class Envelope:
     def options(self) -> PublishOptions:
         """Return the options as arguments of publish() that JSON can represent.
 
-        Times are in seconds. The outbox stores them in this form. Options that are not set are left
-        out.
+        The outbox stores the options in this form. Times are in seconds. Options that are not set
+        are left out.
         """
         found = PublishOptions()
         if self.headers:

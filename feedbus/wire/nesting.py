@@ -1,4 +1,4 @@
-"""Count the levels of nested values in payloads and headers, which are limited.
+"""Check that payloads and headers do not have too many levels of nested values.
 
 Code that reads or writes nested values recursively fails if they have too many levels.
 """
@@ -15,7 +15,7 @@ def deeper_than(levels: int, value: object) -> bool:
     broker stores the message.
 
     Args:
-        levels: the largest allowed number of levels; a dict without inner dicts or lists has one.
+        levels: the largest allowed number. A dict without inner dicts or lists has one level.
         value: the decoded value, such as a payload.
 
     """

@@ -46,7 +46,7 @@ class Definition:
     schema: dict[str, Any]
 
 
-# Maps what a marshmallow schema loads, see _identity(), to its definition.
+# Maps the result of _identity() for a marshmallow schema to the definition of this schema.
 Definitions = dict[Hashable, Definition]
 
 
@@ -71,7 +71,8 @@ def _identity(schema: Schema) -> Hashable:
     """Return a value that is equal for schemas of the same definition.
 
     Schemas of one class can load different fields. Also, the options `only` and `exclude` of a
-    schema can restrict the fields of a nested schema. marshmallow copies them to its field.
+    schema can restrict the fields of a nested schema. marshmallow copies these options to the field
+    that contains the nested schema.
     """
     restrictions = [
         (name, *(_frozen(getattr(field, option, None)) for option in ("only", "exclude")))
@@ -96,7 +97,7 @@ def _define(schema: Schema, definitions: Definitions) -> str:
     possible_names = chain([name], (f"{name}_{number}" for number in count(2)))
     name = next(each for each in possible_names if each not in taken)
     found: dict[str, Any] = {"type": "object", "title": type(schema).__name__}
-    # A nested schema can contain its parent. So the definition is added before its fields are.
+    # A nested schema can contain its parent. So the definition is added without fields at first.
     definitions[identity] = Definition(name, found)
     properties, required = {}, []
     for field_name, field in schema.load_fields.items():

@@ -1,4 +1,4 @@
-"""Message types of marshmallow schemas: packs load field by field, equal texts only once."""
+"""Marshmallow schemas as message types. Packs are loaded field by field, equal texts only once."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ class Column:
         key: the name of the field on the wire.
         target: the name of the field in the loaded object.
         declared: the field of the schema.
-        bounds: for a field of integers, the smallest and the largest valid integer. None if the
-            field has another type, or validators that two such integers do not describe.
+        bounds: for a field of integers, the smallest and the largest valid integer; infinite if
+            there is no limit. None if the field has another type, or other validators than one
+            inclusive Range.
     """
 
     key: str

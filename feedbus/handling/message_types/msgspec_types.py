@@ -96,8 +96,9 @@ class MsgspecLoader(RecordLoader):
     def load(self, pack: Pack) -> Loaded:
         """Validate and load the records of a pack.
 
-        Records of a TypedDict are loaded by column, and so are several records of a Struct or a
-        dataclass without `__post_init__`. msgspec loads other records one by one.
+        Records of a TypedDict are loaded by column. Records of another class are loaded by column
+        if the pack has several records and _maker() returns a function for the class. msgspec loads
+        all other records one by one, also the records of a union or of a generic class.
 
         Args:
             pack: the decoded records.
@@ -126,7 +127,8 @@ class MsgspecLoader(RecordLoader):
     def _errors(self, payload: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return the errors of all fields of one record; msgspec itself stops at the first error.
 
-        The result is empty if the fields of the type are not known, or have no error of their own.
+        The result is empty if the fields of the type are not known, or if each field is valid by
+        itself.
         """
         if self._fields is None:
             return {}
@@ -167,7 +169,7 @@ def single_of(payload: Mapping[str, Any]) -> Pack:
 
 
 def _column(field: Field, values: Sequence[Any], errors: Errors) -> Sequence[Any]:
-    """Return the loaded values of a column; for an invalid value, add an error and return None."""
+    """Return the loaded values of a column, with None for invalid values; add their errors."""
     try:
         found: list[Any] = convert(values, field.many, str_keys=True)
     except BaseException:  # noqa: BLE001 -- found again when the values are converted one by one
@@ -212,7 +214,7 @@ def _texts(error: BaseException) -> list[str]:
 
 
 def _text(error: ValidationError) -> str:
-    """Return the text of an error, after the position of the error in the value."""
+    """Return the text of an error. It begins with the position of the error within the value."""
     text = str(error)
     position = _POSITION.search(text)
     text = _POSITION.sub("", text).replace("`", "")
@@ -331,7 +333,8 @@ def _maker(declared: Any, described: Described) -> Callable[[dict[str, Any]], An
         return None if described.tag is not None else lambda row: declared(**row)
     if not isinstance(described, inspect.DataclassType):
         return None
-    # It also works for a frozen class. __init__ is not called, as msgspec does not call it either.
+    # object.__setattr__ also works for a frozen class. __init__ is not called, as msgspec does not
+    # call it either.
     assign = object.__setattr__
 
     def make(row: dict[str, Any]) -> Any:

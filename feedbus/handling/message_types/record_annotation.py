@@ -16,15 +16,15 @@ def row_type(function: Callable[..., object], *, batch: bool) -> Any:
     """Return the type of one record, by the annotation of a handler's first parameter.
 
     For Records[Order], the result is Order. Without an annotation, the result is dict or
-    inspect.Parameter.empty. In both cases, the records are not validated.
+    inspect.Parameter.empty. Records of dict or of inspect.Parameter.empty are not validated.
 
     Args:
         function: a handler.
         batch: whether the handler takes Records.
 
     Raises:
-        Unfit: the annotation cannot be evaluated, it is Records without batch=True, or another type
-            with batch=True.
+        Unfit: the annotation cannot be evaluated. Or the annotation is Records, but the handler has
+            no batch=True. Or the handler has batch=True, but the annotation is another type.
 
     """
     try:

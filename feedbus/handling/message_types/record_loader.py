@@ -55,8 +55,8 @@ class RecordLoader(ABC):
     Each handler of a process has one loader for its message type.
 
     Attributes:
-        reads: what the body of a message is decoded to for this type, if there is no codec:
-            "object" (a mapping of fields), "text" or "bytes".
+        reads: how the body of a message is decoded for this type, if there is no codec of the
+            project. "object" means a mapping of fields, "text" a str, and "bytes" bytes.
     """
 
     reads: Reads = "object"
@@ -75,7 +75,7 @@ class RecordLoader(ABC):
         """Return the names of the fields in the body of a message.
 
         Fields that the type ignores are left out. The result is None if the type accepts fields
-        whose names are not known. `feedbus check` uses it to check the option order_by.
+        whose names are not known. `feedbus check` uses the names to check the option order_by.
         """
 
     @abstractmethod

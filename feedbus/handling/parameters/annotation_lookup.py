@@ -19,7 +19,7 @@ from feedbus.handling.annotations import (
 from feedbus.handling.parameters.offered_values import ASKED_FOR, BUS, SESSION, UNANNOTATED, Offer
 from feedbus.handling.parameters.resource_functions import Resource, declared, match
 
-Requested = str | Resource  # the name of a given value, or a resource
+Requested = str | Resource  # the name of an offered value, such as "bus", or a resource
 UNIONS = (typing.Union, types.UnionType)
 
 
@@ -28,7 +28,7 @@ def find_request(
 ) -> Requested | None:
     """Return what a parameter requests by its annotation; None if its default is used.
 
-    The result is the name of a given value, such as "bus", or a resource. A parameter without a
+    The result is the name of an offered value, such as "bus", or a resource. A parameter without a
     type requests the bus if it is the first one after the message, and its name is `bus`, `_bus` or
     `_`.
 

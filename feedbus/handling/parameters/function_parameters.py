@@ -30,9 +30,11 @@ from feedbus.handling.parameters.resource_functions import Resource
 
 MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
-# Called with a Given, or with the values for a resource; returns the argument of one parameter.
+# A function that returns the argument of one parameter. It is called with a Given, or, when a
+# resource is opened, with an Opening.
 Source = Callable[[Any], Any]
-# Called with the first argument of a function and a Given; calls the function.
+# A function that calls a handler or a dead handler. It is called with the first argument of this
+# handler, and with a Given.
 Call = Callable[[Any, Given], object]
 
 
@@ -41,10 +43,10 @@ class Parameters:
     """What the parameters of one function request: resources, and other values by their names.
 
     Attributes:
-        positions: what the arguments request that are passed by position, in order: resources, or
-            names of values such as "bus".
-        keywords: maps the name of a parameter to what it requests, for arguments that are passed by
-            name.
+        positions: the requests of the parameters that get their arguments by position, in order.
+            Each request is a resource, or the name of a value such as "bus".
+        keywords: maps the names of the parameters that get their arguments by name to their
+            requests.
     """
 
     positions: tuple[Requested, ...] = ()
@@ -108,8 +110,8 @@ class Parameters:
         Each resource comes after the resources that it needs.
 
         Args:
-            asking: for the recursive calls: a chain of resources, of which each requests the next.
-                The last one has these parameters.
+            asking: only for recursive calls: the resources whose parameters led to this call. Each
+                requests the next one. The last one has the parameters of this object.
 
         Raises:
             Unfit: a resource requests an unknown value, or itself.

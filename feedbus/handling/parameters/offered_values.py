@@ -50,7 +50,7 @@ class Given:
 
     @property
     def message(self) -> Any:
-        """The Message of the record; only for a handler of single records."""
+        """The Message of the record; only for a function that gets a single record."""
         return self.records.messages[0]
 
 
@@ -87,8 +87,8 @@ class Offer:
     Attributes:
         names: the names of the values, such as "bus". The session is not among them.
         session_type: the type of the store's session; None if there is no store.
-        refused: maps the name of a value that functions of this kind cannot request to the text
-            of the error that says what to write instead.
+        refused: values that functions of this kind cannot request. Maps the name of each value to
+            the text of an error, which says what to write instead.
     """
 
     names: tuple[str, ...]
