@@ -101,9 +101,10 @@ class AnnouncementLink:
             ]
 
     def _is_from_host(self, announcement: Announcement) -> bool:
-        """Whether another host has sent an announcement, and not another program.
+        """Whether another host has sent an announcement; other programs can send messages, too.
 
-        The announcement of a host names a queue that is exclusive to the connection of this host.
+        The announcement of a host names the queue of the host. Such a queue is exclusive to the
+        connection of its host, so the announcement of another program does not name one.
         """
         queue = announcement.queue
         if queue in self._queues_of_hosts:

@@ -46,7 +46,11 @@ class Announcer:
     """
 
     def __init__(self, topology: Topology) -> None:
-        """Create the object; __enter__() starts the thread if the broker allows several hosts."""
+        """Create the object; __enter__() starts the thread if it is needed.
+
+        The thread is needed if the broker allows several hosts, and the topology has shards or
+        other consumers that are assigned to hosts.
+        """
         self._topology = topology
         self._clock = broker.clock(topology)
         self._host = host_id(topology)
@@ -63,7 +67,7 @@ class Announcer:
         self._thread = threading.Thread(target=self._run, name="hosts", daemon=True)
 
     def __enter__(self) -> Self:
-        """Start the thread."""
+        """Start the thread; if it is not needed, remove the assignment file of an earlier run."""
         if self._is_needed:
             self._thread.start()
         else:
@@ -160,7 +164,7 @@ class Announcer:
             self._listen(link)
 
     def _write(self, assignment: Mapping[str, str], own: Announcement, now: float) -> None:
-        """Write the assignment file if it has changed, and log which hosts have changed."""
+        """Write the assignment file if its content has changed; log new hosts and gone hosts."""
         hosts = self._membership.hosts(own, now)
         sharing = Sharing(
             self._host,

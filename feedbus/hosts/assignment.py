@@ -13,9 +13,10 @@ MIN_DIFFERENCE = 2
 
 
 def assign(ready_hosts: ReadyHosts, previous: Mapping[str, str]) -> dict[str, str]:
-    """Return the host of each consumer; the leader of the hosts calls it again and again.
+    """Return the host of each consumer.
 
-    This is a pure function: the same arguments give the same result on each host.
+    The leader, the host that has run longest, calls the function each second. This is a pure
+    function: the same arguments give the same result on each host.
 
     - Hosts that can run all consumers of a queue get equal numbers of these consumers, or numbers
       that differ by one. The same is true for the consumers of all queues together.
@@ -112,8 +113,8 @@ class _Distribution:
 
         Args:
             queue: the name of the queue.
-            min_difference: the smallest allowed difference between the old host's and the new
-                host's number of consumers of the queue.
+            min_difference: how many more consumers of the queue the old host must have than the
+                new host, at least.
             min_total_difference: the same for the consumers of all queues; None for no condition.
 
         """
@@ -139,7 +140,7 @@ class _Distribution:
         return True
 
     def _rank(self, queue: str, host: str) -> tuple[int, int, bytes]:
-        """Return the sort key of a host; the one with the fewest consumers has the smallest key."""
+        """Return the sort key of a host; the fewer consumers it has, the smaller the key is."""
         return self._loads[queue][host], self._totals[host], _digest(queue, host)
 
 
@@ -159,7 +160,7 @@ def _order(move: tuple[int, int, str, str]) -> tuple[int, int, bytes]:
 def _digest(one: str, other: str) -> bytes:
     """Return a digest of two names.
 
-    The digest decides between equally good hosts or moves: each host computes the same digest, and
-    each pair of names has a different one.
+    The digest decides between equally good hosts or moves. Each host computes the same digest for a
+    pair of names, and different pairs have different digests.
     """
     return hashlib.sha256(f"{one}\0{other}".encode()).digest()

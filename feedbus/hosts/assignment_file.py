@@ -141,9 +141,9 @@ def read(path: Path) -> Sharing | None:
 class AssignedConsumer:
     """A function that returns whether a consumer's shard is assigned to this host.
 
-    The process of the consumer has one AssignedConsumer object, and calls it again and again. It
-    checks the assignment file twice a second. In these cases the shard counts as assigned, and the
-    broker decides which host reads the shard:
+    The process of the consumer has one AssignedConsumer object, and calls it again and again. The
+    object checks the assignment file twice a second. In these cases the shard counts as assigned,
+    and the broker decides which host reads the shard:
 
     - There is no readable file, or the operations process of another supervisor has written it.
     - The operations process that wrote the file has ended more than 15 seconds ago.

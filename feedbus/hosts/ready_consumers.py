@@ -1,4 +1,4 @@
-"""The consumers whose processes are ready on this host, so that the host can run them."""
+"""The consumers that this host can run, because their processes on this host are ready."""
 
 from __future__ import annotations
 

@@ -87,8 +87,10 @@ class Membership:
         """Map each consumer to its host.
 
         The leader computes the assignment. Any other host gets the assignment from the leader's
-        announcement. If this host is not connected, or is the leader and has not listened long
-        enough, the last assignment is returned.
+        announcement. In two cases the last assignment is returned:
+
+        - This host is not connected.
+        - This host is the leader, but has not listened long enough since it has connected.
 
         Args:
             own: the latest announcement of this host.

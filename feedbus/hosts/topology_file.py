@@ -1,7 +1,7 @@
 """The topology file of a host: which host has it, and the digest and age of the file.
 
-The state of a ring contains this information about the file that asked for the ring. So a host with
-an older file does not change the ring back.
+The state of a ring contains this information about the file that declared the ring. So feedbus can
+refuse an older file of another host, which would change the ring back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def host_id(topology: Topology) -> str:
 def digest_in_use(topology: Topology) -> str:
     """Return a digest of the topology file that this process uses, or "" if there is no file.
 
-    If the supervisor has started this process, it uses the supervisor's copy of the file.
+    A process that the supervisor has started uses the supervisor's copy of the file.
     """
     applied = os.environ.get(APPLIED)
     try:
@@ -37,7 +37,7 @@ def digest_in_use(topology: Topology) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TopologyFile:
-    """A topology file of a host, as the state of a ring names the file that asked for the ring.
+    """A topology file of a host, as the state of a ring names the file that declared the ring.
 
     Attributes:
         host: the id of the host.

@@ -52,8 +52,9 @@ class Guard:
             metrics: whether the request reads only metrics.
 
         Raises:
-            bottle.HTTPResponse: the request is not allowed; it has a problem document with status
-                401 (no token) or 421 (wrong host).
+            bottle.HTTPResponse: the request is not allowed. The response is a problem document with
+                the status 401 (the token is missing or wrong) or 421 (the header Host names another
+                machine).
 
         """
         if self.token is None:

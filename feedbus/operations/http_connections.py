@@ -20,11 +20,12 @@ events = EventLog(__name__)
 
 BODY_BYTES = 64 * 1024  # the largest body of a request
 MOST_CONNECTIONS = 1000  # the largest number of open connections
-RESERVED_FILES = 200  # files for the database, the broker, logs and closing connections
+RESERVED_FILES = 200  # files for the database, the broker, logs and connections being closed
 FEWEST_CONNECTIONS = 50  # this many may be open, even if the limit of open files is low
 ACCEPTED_AT_ONCE = 64  # connections that are accepted before open ones are served again
 # How long a client may take to send the headers of a request. For the first request, this time
-# begins when the connection is opened; for a later request, it begins with its first byte.
+# begins when the connection is opened. For a later request, this time begins with the first byte of
+# the request.
 HEADERS_SECONDS = 10.0
 REQUEST_SECONDS = 30.0  # the same for the headers and the body together
 IDLE_SECONDS = 60.0  # the longest time between an answer and the next request
@@ -129,7 +130,7 @@ class Channel(HTTPChannel):
         return now - self.waiting_since > longest
 
     def worth(self) -> tuple[bool, bool, float]:
-        """Return a sort key: if too many connections are open, the lowest are closed first.
+        """Return a sort key; above the limit, connections with the lowest keys are closed first.
 
         Connections that have not sent a whole request are closed first, the oldest first. Then
         follow connections that were answered and are kept alive. Connections whose client has not

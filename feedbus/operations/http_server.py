@@ -57,7 +57,7 @@ class Address:
 class Server:
     """A waitress server for one WSGI application, on one listening socket.
 
-    The operations process has one while its address can be used.
+    The operations process makes one Server object, as soon as it can listen on its address.
     """
 
     def __init__(

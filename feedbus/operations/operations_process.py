@@ -48,14 +48,16 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
     Args:
         topology: the topology of the system.
         host: the address to listen on.
-        port: the port; None stands for OPERATIONS_PORT, or any free port if OPERATIONS_PORT is in
-            use; 0 stands for any free port.
+        port: the port; 0 stands for any free port. None stands for OPERATIONS_PORT. If another
+            program uses OPERATIONS_PORT, this process takes the port of the previous operations
+            process, or any free port.
         supervised: True to try again if the address cannot be used; False to raise an error.
 
     Raises:
         SlotTaken: another operations process uses the same folder `var`.
-        CannotListen: the address is in use, or does not exist.
-        UsageError: other machines can reach the address, and no token is set.
+        CannotListen: `supervised` is False, and the address is in use or does not exist.
+        UsageError: `supervised` is False, other machines can reach the address, and no token is
+            set.
 
     """
     with hold_slot(topology, OPERATIONS, 1):
@@ -92,7 +94,7 @@ def _publishing(topology: Topology, store: Store) -> Iterator[None]:
 class OperationsServer:
     """Runs the HTTP server of the operations process; the process has one OperationsServer object.
 
-    In a supervised process, it tries again until the address can be used.
+    If a supervisor has started the process, the object tries again until the address can be used.
     """
 
     def __init__(
@@ -103,8 +105,9 @@ class OperationsServer:
         Args:
             topology: the topology of the system.
             host: the address to listen on.
-            port: the port; None stands for OPERATIONS_PORT, or any free port if OPERATIONS_PORT is
-                in use; 0 stands for any free port.
+            port: the port; 0 stands for any free port. None stands for OPERATIONS_PORT. If another
+                program uses OPERATIONS_PORT, this process takes the port of the previous operations
+                process, or any free port.
             supervised: True to try again if the address cannot be used; False to raise an error.
 
         """

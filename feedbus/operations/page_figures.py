@@ -24,7 +24,7 @@ def figures(
     Args:
         topology: the topology of the consumers, whose metrics are read.
         depths: maps each consumer to its queue depths; empty while the broker is unavailable.
-        holding: maps each consumer that holds, so reads no messages, to the reasons.
+        holding: maps each consumer that holds to the reasons. Such a consumer reads no messages.
         waiting: maps each consumer to the number of its waiting records in the processes of this
             host.
 
@@ -56,7 +56,7 @@ def of_queue(  # noqa: PLR0913, PLR0917 -- as figures()
         queue: the queue.
         handled: maps each consumer to its settled records, from the metrics.
         depths: maps each consumer to its queue depths; empty while the broker is unavailable.
-        holding: maps each consumer that holds, so reads no messages, to the reasons.
+        holding: maps each consumer that holds to the reasons. Such a consumer reads no messages.
         waiting: maps each consumer to the number of its waiting records in the processes of this
             host.
 

@@ -1,7 +1,7 @@
 """What the operations process reads from the broker, on connections of its own.
 
 It reads the depths of queues, the number of delayed messages, the last firing of each schedule, and
-whether the broker accepts messages. Each result is used for some seconds.
+whether the broker accepts messages. Each result is used for 1 to 10 seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from feedbus.topology import Topology
 FRESH_SECONDS = 1.0  # queue depths
 # Delayed messages: a read needs a request for each queue of the timer, in which they wait.
 DELAYED_FRESH_SECONDS = 10.0
-FIRED_FRESH_SECONDS = 5.0  # the last firings of schedules: the scheduler waits during a read
+# The last firings of schedules: a read takes messages of the scheduler out of their queues, so the
+# scheduler waits during a read.
+FIRED_FRESH_SECONDS = 5.0
 REFUSAL_FRESH_SECONDS = 5.0  # whether the broker accepts messages: a read needs a new connection
 
 Counts = Mapping[str, Depths]  # maps each consumer to the depths of its queues
@@ -35,7 +37,7 @@ Answer = TypeVar("Answer")
 class Remembered(Generic[Answer]):
     """Keeps the answer of a function, and calls the function again when the answer is too old.
 
-    QueueDepths has an object for each kind of number. Threads can share it.
+    QueueDepths has a Remembered object for each kind of answer. Several threads can use one object.
     """
 
     def __init__(self, ask: Callable[[], Answer], fresh_seconds: float) -> None:
@@ -68,9 +70,9 @@ class Remembered(Generic[Answer]):
 class QueueDepths:
     """Reads queue depths and other numbers of a topology from the broker, for HTTP requests.
 
-    The operations process has one QueueDepths object, as a `with` block. It has one connection,
-    which it opens again after an outage. Each answer is used for some seconds; threads can share
-    the object.
+    The operations process has one QueueDepths object, as a `with` block. Its threads share the
+    object. The object keeps one connection for the numbers of messages, and connects again after an
+    outage. Each other read uses a new connection. Each answer is used for 1 to 10 seconds.
     """
 
     def __init__(self, topology: Topology) -> None:
@@ -94,7 +96,7 @@ class QueueDepths:
         return Remembered(lambda: self._ask(question), fresh_seconds)
 
     def read(self) -> Counts:
-        """Return the queue depths of each consumer, by its name; they are a few seconds old.
+        """Return the queue depths of each consumer, by its name; they are at most 1 s old.
 
         Raises:
             Outage: the broker is unavailable.
@@ -103,7 +105,7 @@ class QueueDepths:
         return self._counts.read()
 
     def delayed_counts(self) -> DelayedCounts:
-        """Return the numbers of delayed messages by state; they are some seconds old.
+        """Return the numbers of delayed messages by state; they are at most 10 s old.
 
         Raises:
             Outage: the broker is unavailable.
@@ -113,6 +115,9 @@ class QueueDepths:
 
     def last_firings(self) -> Mapping[str, datetime]:
         """Return the time of the last firing of each schedule, by the schedule's name.
+
+        For a schedule that was not fired yet, it is the time at which the schedule was first
+        checked.
 
         Raises:
             Outage: the broker is unavailable.

@@ -45,12 +45,14 @@ def typed(media_type: str, body: bytes) -> bytes:
 def problem_body(status: int, detail: str, errors: Errors | None = None) -> bytes:
     """Return the body of an error response: a problem document (RFC 9457) as JSON.
 
-    It is ASCII with escapes. So its texts may come from bytes that were not valid UTF-8.
+    The JSON contains only ASCII characters and escapes. So the argument `detail` can also be a text
+    with surrogates, which stand for bytes that are not valid UTF-8.
 
     Args:
         status: the HTTP status.
         detail: what happened and what to do, for the person who sent the request.
-        errors: maps each field to its errors; "" stands for the whole body; None for no errors.
+        errors: maps each field to its errors; the key "" stands for the whole body. None if there
+            are no errors.
 
     """
     document: dict[str, Any] = {
@@ -75,7 +77,8 @@ def problem(
     Args:
         status: the HTTP status.
         detail: what happened and what to do, for the person who sent the request.
-        errors: maps each field to its errors; "" stands for the whole body; None for no errors.
+        errors: maps each field to its errors; the key "" stands for the whole body. None if there
+            are no errors.
         headers: the names and values of further headers.
 
     """

@@ -160,7 +160,7 @@ class Operations:
         return {name: found[name] for name in self._topology.consumers if name in found}
 
     def _hosts(self) -> Sharing:
-        """Return the hosts and their shards; without any host if the hosts are not known."""
+        """Return the hosts and their shards; if these are not known, an object without hosts."""
         return read_assignment(self._topology) or Sharing("")
 
     def _timer(self) -> dict[str, float]:

@@ -12,7 +12,8 @@ from feedbus.topology import Topology
 def folders(topology: Topology) -> list[Path]:
     """Return the folders to which a topology's processes write on this host.
 
-    They are in `var`, and with SQLite also the folders of its files.
+    These are folders in `var`. If the broker or the store is a SQLite file, the folder of this file
+    is one of them, too.
     """
     found = [topology.var / name for name in ("run", "log", "metrics")]
     urls = (topology.broker_url, topology.store_url)

@@ -23,8 +23,8 @@ HEADERS = [
     ("Referrer-Policy", "no-referrer"),
 ]
 RETRY_AFTER = [("Retry-After", "5")]
-# What the answer and the log say about an outage of each part. None of them promises that nothing
-# was changed: the part may have become unavailable after a commit or a publish.
+# What the answer and the log say about an outage of each part. No text says that nothing was
+# changed, because the part may have become unavailable after a commit or a publish.
 UNAVAILABLE_PARTS: dict[OutagePart, str] = {
     "store": "the store does not answer or accepts no writes",
     "broker": "the broker does not answer or accepts no messages",
@@ -67,11 +67,13 @@ class Application(bottle.Bottle):
         Args:
             guard: checks requests for routes that are not public.
             not_found: the detail of the answer to a path that no route has.
-            is_outage: returns whether an error means that the store is unavailable. It is not
-                called for an Outage: its class says what is unavailable.
+            is_outage: returns whether an error means that the store is unavailable. The application
+                does not call the function for an Outage, because the class of the exception
+                (Outage or a subclass) shows which part is unavailable.
             measure: called after each request with the method, the route, the answer's status and
                 the duration in seconds. The route is the path as it is declared, or "none" for an
-                unknown path: a client can send any path, so paths are not suitable for metrics.
+                unknown path. The path of the request itself is not suitable for metrics, because a
+                client can send any path.
 
         """
         super().__init__()

@@ -78,9 +78,9 @@ def poll(take: Callable[[], bool], wait_seconds: float) -> bool:
 
 @contextmanager
 def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
-    """Hold the lock (flock) on a file in a `with` block; yield whether this process has got it.
+    """Hold the lock (flock) on a file in a `with` block; yield whether this process holds it.
 
-    It has not got the lock if another process still holds the lock after `wait_seconds`.
+    The block gets False if another process still holds the lock after `wait_seconds`.
 
     Args:
         path: the file; it is created with its folder if it is missing.
@@ -103,7 +103,8 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
     """Lock a file for this process, and write the process id to the file.
 
     It is a POSIX record lock (fcntl.lockf), which belongs to this process only: a forked child does
-    not inherit it. Supervisors and the processes of slots take such locks.
+    not inherit it. A supervisor takes such a lock. So does each consumer's process, for its slot
+    (its number among the processes of the consumer).
 
     Args:
         path: the file; it is created if it is missing.

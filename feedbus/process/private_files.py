@@ -61,7 +61,8 @@ def open_private(path: str | os.PathLike[str], flags: int, *, any_owner: bool = 
         path: the file, in a folder that private_folder() has returned.
         flags: the flags of os.open(); O_TRUNC takes effect after the checks.
         any_owner: whether root may open a file that another user owns. For processes of another
-            user, root makes files and gives them to this user. Without effect for other users.
+            user, root makes files and gives them to this user. If this process does not run as
+            root, the argument has no effect.
 
     Raises:
         NotPrivate: the file is a symbolic link, has a second name (hard link), is not a regular
@@ -116,7 +117,7 @@ def make_database_file(path: Path) -> None:
         except FileNotFoundError:
             continue
         if stat.S_ISDIR(found.st_mode):
-            continue  # SQLite reports the problem of the file
+            continue  # SQLite reports that the path is a folder
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             _refuse(beside, found)
         _refuse_other_owner(beside, found)

@@ -42,8 +42,9 @@ def follow_parent() -> bool:
     parent_id = os.environ.get(SUPERVISED, "")
     if not parent_id:
         return False
-    # The supervisor is not the parent of this process's child processes. With an empty value, they
-    # do not follow it. The variable stays set, because hold_slot() checks whether it is set.
+    # The supervisor is not the parent of this process's child processes. They inherit the empty
+    # value, so their follow_parent() does nothing. The variable stays set, because hold_slot()
+    # checks whether it is set.
     os.environ[SUPERVISED] = ""
     default_signals()
     # As usual in Python, a write to a closed socket or to a file at its size limit raises an error.

@@ -6,6 +6,7 @@ A slot is the number of a process among the processes of its consumer. Each slot
 - "ready", "holding": the status of the process; see status_files.
 - "waiting": how many records wait in the process; see feedbus.metrics.waiting_counts.
 - "handler": the messages that are in the handler; see watchdog.
+- "url": the URL of the operations process; see operations.url_file.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def run_folder(topology: HasVar) -> Path:
 
 
 def slot_path(folder: Path, name: str, slot: int, kind: str) -> Path:
-    """Return the path of a file of a slot: one process of a consumer.
+    """Return the path of a file of a slot; the module's docstring lists the kinds of files.
 
     Args:
         folder: the run folder, which run_folder() returns.
@@ -91,7 +92,7 @@ def hold_slot(
     emptied, because the process is not ready any more.
 
     Args:
-        topology: the topology with the folder of state.
+        topology: the topology; the lock is in the folder `run` of its `var`.
         name: the consumer's or process's name.
         slot: the number of this process among the processes of the consumer, from 1.
         patience_seconds: how long to wait while another process holds the slot. Without a
@@ -100,7 +101,7 @@ def hold_slot(
             still run.
 
     Raises:
-        SlotTaken: the other process did not end in time.
+        SlotTaken: another process still holds the slot after `patience_seconds`.
 
     """
     if patience_seconds is None:
@@ -129,7 +130,7 @@ def take_slot(folder: Path, name: str, slot: int, patience_seconds: float) -> in
         The descriptor of the lock; the caller closes it to release the slot.
 
     Raises:
-        SlotTaken: the other process did not end in time.
+        SlotTaken: another process still holds the slot after `patience_seconds`.
 
     """
     try:

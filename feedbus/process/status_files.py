@@ -101,8 +101,8 @@ def read_statuses(run_folder: Path, kind: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted(run_folder.glob(f"*.{kind}")):
         writer, text = _content(path)
-        # If this process opens and closes its own lock file, the kernel releases its lock. So it
-        # compares its own process id first, and reads only the locks of other processes.
+        # If this process opens and closes its own lock file, the kernel releases the lock. So the
+        # own process id is compared first, and only the locks of other processes are read.
         if text and (writer == str(os.getpid()) or writer == _lock_holder_beside(path)):
             name, _, _ = path.name.rsplit(".", 2)
             found.setdefault(name.replace("%2F", "/"), []).append(text.strip())
@@ -160,7 +160,7 @@ def changed_code(path: Path, pid: int) -> list[Path]:
     """Return the Python files that have changed since a process imported them.
 
     Args:
-        path: the "ready" file of its slot, in which it has written the files and their times.
+        path: the "ready" file of the slot; the process has written the imported files there.
         pid: the process id; if another process has written the file, the result is empty.
 
     """

@@ -40,8 +40,9 @@ class Note:
         until: the deadline of the handler, in the seconds of now(); None while no handler runs;
             ENDED if the watchdog has ended the process.
         pid: the id of the process that wrote the file.
-        crashes: for each message that was in the handler at a crash and is not settled yet, by its
-            id: how many crashes are counted against this message, and the cause of the last crash.
+        crashes: maps message ids to the number of crashes that are counted against the message, and
+            the cause of the last crash. It contains each message that was in the handler at a crash
+            and is not settled yet.
         message_ids: the ids of the messages in the handler.
 
     """
@@ -98,8 +99,9 @@ def note_line(
         until: the deadline of the handler, in seconds, on the clock of now(); None while no handler
             runs.
         pid: the id of the process that writes the file.
-        crashes: for each message that was in the handler at a crash and is not settled yet, by its
-            id: how many crashes are counted against this message, and the cause of the last crash.
+        crashes: maps message ids to the number of crashes that are counted against the message, and
+            the cause of the last crash. It contains each message that was in the handler at a crash
+            and is not settled yet.
         message_ids: the ids of the messages in the handler.
 
     """
@@ -159,7 +161,7 @@ class Watchdog:
         deadline, and the next process can start after this deadline.
 
         Returns:
-            The note that the process has written, if this check ends the process; else None.
+            The note that the process has written, if this check sends SIGABRT; else None.
 
         """
         note = self._read()
@@ -179,8 +181,8 @@ class Watchdog:
         return note
 
     def _write_ended(self) -> None:
-        # If this write fails, the next process takes the end for another crash. Only the reason in
-        # a dead letter is then less exact.
+        # If this write fails, the next process does not know that a watchdog has ended the process.
+        # Only the reason in a dead letter is then less exact.
         with contextlib.suppress(OSError):
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
             try:
@@ -221,7 +223,7 @@ def describe(note: Note) -> str:
 def over(name: str, path: Path, *, log_format: str, supervised: bool) -> Iterator[None]:
     """Watch this process in a `with` block: end it if its handler exceeds its time limit.
 
-    The supervisor watches this process. Without a supervisor, a child process is started for it.
+    The supervisor watches this process. Without a supervisor, a child process watches it.
 
     Args:
         name: the name of the consumer.

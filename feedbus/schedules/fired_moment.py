@@ -19,7 +19,8 @@ from feedbus.topology import Schedule, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel
 
-READ_ATTEMPTS = 10  # how often an empty queue is read before no moment counts as stored
+# How often take() reads an empty queue, before it returns that no moment is stored.
+READ_ATTEMPTS = 10
 READ_PAUSE_SECONDS = 0.03  # between two such attempts
 
 

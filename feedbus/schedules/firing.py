@@ -1,4 +1,4 @@
-"""Publish the message of a schedule, with an id that depends on its time."""
+"""Publish the message of a schedule; the message id contains the moment of the schedule."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ class ScheduleOverview:
         exchange: the exchange of the schedule's message.
         last: the moment that was fired last, in ISO 8601 and the schedule's time zone; None if no
             moment of this cron expression was fired yet, or if `last_known` is false.
-        last_known: whether it is known when the schedule was fired last: only the broker keeps this
-            time.
+        last_known: false if the broker is unavailable. Only the broker keeps the time of the last
+            firing, so this time is then unknown.
         next: the moment that will be fired next, in ISO 8601 and the schedule's time zone.
 
     """
@@ -41,8 +41,9 @@ def overview(
 
     Args:
         topology: the topology with the schedules.
-        fired: maps each schedule to the time that the broker keeps: the moment that was fired last,
-            or the time when the schedule was new. None if the broker is unavailable.
+        fired: maps each schedule to the time that the broker keeps. This is the moment that was
+            fired last. If the schedule was not fired yet, it is the time at which the schedule was
+            first checked. None if the broker is unavailable.
         now: the present time, with a time zone; None for the time of the machine.
 
     """

@@ -1,8 +1,8 @@
 """Leftover rows of the outbox: committed rows whose messages were not sent.
 
-They must be sent before later rows of the same keys, because messages of a key stay in order. A
-process that sends leftover rows holds the lock of the relay, so that no other process sends the
-same rows at the same time.
+They must be sent before later rows of the same keys, because messages of a key stay in order. The
+relay, a thread of the operations process, also sends leftover rows. A process that sends leftover
+rows holds the lock of the relay, so that no other process sends the same rows at the same time.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ class LeftoverRows:
         """Yield the leftover rows that have the same keys as the new rows; they must be sent first.
 
         If there are leftover rows, the block holds the lock of the relay, so that no relay sends
-        them at the same time. If a row is so young (1 s) that another process may still be sending
-        it, the function first waits.
+        them at the same time. If a row of another process is younger than 1 s, that process may
+        still be sending it. Then the function first waits until the row is gone or old enough.
 
         Yield None if the new rows must stay in the outbox, too, for one of these reasons:
 

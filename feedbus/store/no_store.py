@@ -16,7 +16,7 @@ from feedbus.wire.message_options import PublishOptions
 class NoStore:
     """The store of a topology without [store]; it has no locks, no transactions and no rows.
 
-    Its methods are those of every store, so callers need not distinguish.
+    It has the methods of every store, so its callers need no special case.
     """
 
     session_type: type | None = None

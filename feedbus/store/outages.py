@@ -59,8 +59,9 @@ NO_CONNECTION = "; start the database, or correct the URL of the store"
 def is_outage(error: BaseException) -> bool:
     """Whether an error is an outage of the store: it is unavailable, full or has no tables.
 
-    The result is False for an error that a message or its handler may have caused. Errors of
-    SQLite, of the drivers of PostgreSQL, and of peewee and SQLAlchemy around them are recognised.
+    The result is False for an error that a message or its handler may have caused. The function
+    recognises errors of SQLite and of the drivers of PostgreSQL, also inside an error of peewee or
+    SQLAlchemy.
     """
     if isinstance(error, Outage):
         return True

@@ -157,7 +157,7 @@ def publish_and_remove(
 
     Raises:
         Outage: the broker or the store is unavailable. Rows that were confirmed before are removed,
-            if the store is available. If both are unavailable, it is the outage of the broker.
+            if the store is available. If both are unavailable, the outage of the broker is raised.
     """
     sent_ids: list[int] = []
     try:
@@ -198,7 +198,7 @@ def log_rows_left(count: int, error: BaseException) -> None:
 
 
 def _skipped_keys(store: Store, rows: Sequence[OutboxRow]) -> set[Key]:
-    """Return the keys of a page of rows that have an earlier row which is not in the page.
+    """Return the keys in a page of rows that also have an earlier row outside of the page.
 
     The later rows of such a key must not be published yet. publish_pending() reads a page with a
     query that leaves out rows younger than IN_FLIGHT_SECONDS. An earlier row has a lower id.
@@ -237,8 +237,8 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
 
     Args:
         store: the store with the outbox.
-        bus: publishes the messages, with the message ids of the rows, so that repetitions are
-            recognised.
+        bus: publishes the messages, with the message ids of the rows. So a queue with once = true
+            recognises a message that is published twice.
         project: the name of the project, which names the lock.
         limit: the largest number of rows in a page. The function ends at a page without rows.
         older_than_seconds: younger rows are left to the process that added them.
@@ -249,8 +249,9 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
         Outage: the store or the broker is unavailable.
     """
     published, after = 0, 0
-    # The keys with an earlier row that stays in the outbox: the broker refused the row, or the row
-    # is not in its page. The later rows of these keys are not published, also those of later pages.
+    # The keys with an earlier row that stays in the outbox: the broker refused the row, or
+    # _skipped_keys() has found it. The later rows of these keys are not published, also those of
+    # later pages.
     refused_keys: set[Key] = set()
     while True:
         failure: Outage | None = None

@@ -17,8 +17,8 @@ class OutboxRow:
     """A row of the outbox: a message that has the same message id each time that it is published.
 
     Attributes:
-        id: the number of the row. Each new row has a higher number than all earlier rows, also than
-            the rows that were removed.
+        id: the number of the row. Each new row has a higher number than all rows before, including
+            rows that were removed.
         exchange: the name of the exchange in topology.toml.
         key: the routing key.
         payload: a JSON object as text.

@@ -50,9 +50,9 @@ class Relay:
     itself can use both: it calls publish() with the rows after its commit.
 
     During an outage of the broker, publish() raises no error. The rows stay in the outbox, and the
-    thread publishes them when the broker answers again. Until then, publish() leaves new rows in
-    the outbox without an attempt. The thread also removes published rows, many together. It deletes
-    rows of the inbox that are older than the option keep_handled of [store].
+    thread publishes them when the broker answers again. Until then, publish() does not try to send
+    new rows, but leaves them in the outbox. The thread also removes published rows, many together.
+    It deletes rows of the inbox that are older than the option keep_handled of [store].
 
     Args:
         topology: the topology of the project.

@@ -184,8 +184,8 @@ class SqlStore(ABC):
         """Create feedbus's own tables, or upgrade the tables of an earlier version.
 
         Raises:
-            StoreOutage: the store is unavailable, or cannot be written to; or another process sets
-                up the tables for longer than 60 s.
+            StoreOutage: the store is unavailable or cannot be written to, or another process has
+                locked the tables for longer than 60 s.
             UsageError: the tables belong to a newer version.
         """
         with self.transaction():

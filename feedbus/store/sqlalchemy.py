@@ -93,7 +93,7 @@ class SqlAlchemyStore(SqlStore):
             the wait does not count for the time limit of a handler.
 
     Raises:
-        UsageError: the engine is asynchronous or of another database.
+        UsageError: the engine is asynchronous, or is not for SQLite or PostgreSQL.
     """
 
     session_type = Session
@@ -108,7 +108,7 @@ class SqlAlchemyStore(SqlStore):
                 feedbus.clock.Waiting.
 
         Raises:
-            UsageError: feedbus has no tables for the engine's database.
+            UsageError: the engine is asynchronous, or is not for SQLite or PostgreSQL.
 
         """
         dialects: dict[str, Dialect] = {"sqlite": "sqlite", "postgresql": "postgresql"}
@@ -194,8 +194,8 @@ class SqlAlchemyStore(SqlStore):
     def _rolled_back(self, session: Session) -> Iterator[None]:
         """If the block raises an error, roll back, and raise the same error.
 
-        If the connection is lost, the database itself rolls back. The outage is not raised, because
-        it would replace the error of the block.
+        If the rollback fails because the connection is lost, the database itself rolls back. This
+        outage is not raised, because it would replace the error of the block.
 
         After an outage of a SQLite file, the connection is closed, so that the next transaction
         opens the file again. This is necessary, for example, after the file was read-only: a

@@ -33,7 +33,7 @@ class WriteLock:
     def fileno(self) -> int:
         """Return the descriptor of the lock file, or -1 if this connection does not hold the lock.
 
-        A forked child uses it to close its copy.
+        A forked child calls the method, to close its copy of the descriptor; see close_in_forks().
         """
         return -1 if self._descriptor is None else self._descriptor
 

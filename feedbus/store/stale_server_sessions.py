@@ -33,7 +33,8 @@ class ServerSession:
         pid: the id of the process on the server.
         started_at: when the session began, in microseconds since 1970.
         opened_by: the id of the process of feedbus that opened the connection. Only this process
-            may end the session: its forks have a copy of this object.
+            may end the session. A forked process has a copy of this object, but its parent process
+            may still use the session.
 
     """
 
@@ -65,8 +66,8 @@ def session_of(query: Query, backend_pid: object) -> ServerSession | None:
 class StaleServerSessions:
     """Ends sessions on the server that are still open after feedbus has dropped the connection.
 
-    Each database or engine has one StaleServerSessions object. The next connection that it opens
-    ends the sessions.
+    Each database or engine has one StaleServerSessions object. When it opens its next connection,
+    this connection ends the sessions.
     """
 
     def __init__(self) -> None:

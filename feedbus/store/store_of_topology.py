@@ -46,7 +46,7 @@ def open_prepared(topology: Topology) -> Store:
         StoreOutage: the store is unavailable, or cannot be written to.
         UsageError: the store cannot be opened as the topology declares it, or its tables belong to
             a newer version.
-        Exception: any other exception of the function.
+        Exception: any other exception that the function of `prepare` raises.
 
     """
     store = open_store(topology)
@@ -169,7 +169,7 @@ def _make_sqlalchemy(topology: Topology, options: StoreOptions, waiting: Waiting
 
 
 def _check_path(file: str, root: Path) -> None:
-    """Raise UsageError if the path of a SQLite file means another file in a consumer.
+    """Raise UsageError if a consumer would use another SQLite file than this process.
 
     This is so if the path is relative and the working directory is not the topology's folder. A
     consumer's working directory is always the topology's folder.

@@ -144,15 +144,16 @@ class SqlOutbox(Table):
         Args:
             exchange: the name of the exchange in topology.toml.
             payload: a mapping, or an instance of a message type.
-            key: the routing key; "" by default. For an exchange with shards it must be given,
-                because the key selects the shard; key="" sends all messages to the same shard.
+            key: the routing key. An exchange with shards needs a key, because the key selects the
+                shard: all messages with the key "" go to the same shard. Without shards, the key is
+                "" by default.
             message_id: the id of the message; by default a random id.
-            options: `headers`, `priority` (0 to 255), `expires` and `delay`. The last two are
-                seconds, or a text such as "30s".
+            options: `headers`, `priority` (0 to 255), `expires` and `delay`. `expires` and `delay`
+                are each a number of seconds, or a text such as "30s".
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: there is no such exchange; or it has shards, and there is no key.
+            UsageError: there is no such exchange, or the exchange has shards and there is no key.
             ValueError: an option is out of its limits.
         """
         fields = check_record(exchange, payload, key, message_id)

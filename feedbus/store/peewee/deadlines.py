@@ -25,7 +25,8 @@ from psycopg2 import extensions
 from feedbus.store.stale_server_sessions import ServerSession
 
 CHECK_SECONDS = 0.5  # the time between two checks of the connections
-MARGIN_SECONDS = 5.0  # added to the server's own timeout, so that the server reports it first
+# Added to the server's statement_timeout, so that usually the server ends the statement first.
+MARGIN_SECONDS = 5.0
 # Before its next statement, a connection is checked if it was idle for longer than this.
 PROBE_IDLE_SECONDS = 10.0
 PROBE_SECONDS = 5.0  # the time limit of this check
@@ -44,7 +45,7 @@ class Connection(extensions.connection):
         server_session: the session of the connection on the server; None if it is not known.
         due: the deadline of the current call, in seconds of time.monotonic(); without a call, or
             without a deadline, it is infinite.
-        used_at: the end of the latest call, in the same seconds.
+        used_at: the end of the latest call, in seconds of time.monotonic().
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -100,12 +101,12 @@ class Connection(extensions.connection):
     def read_limit(self) -> None:
         """Read the server's statement_timeout.
 
-        It is called after a statement that may have changed it.
+        A cursor calls the method after a statement that may have changed the setting.
         """
         with super().cursor() as cursor:
             self._limited(PROBE_SECONDS, cursor.execute, f"SHOW {SETTING}")
             text = cursor.fetchone()[0]
-        number, unit = re.fullmatch(r"(\d+)(\D*)", text).groups()  # type: ignore[union-attr]  # what it shows
+        number, unit = re.fullmatch(r"(\d+)(\D*)", text).groups()  # type: ignore[union-attr]  # SHOW returns such a text
         self._limit_seconds = _limit_seconds(number, unit)
 
     def give_up(self) -> None:

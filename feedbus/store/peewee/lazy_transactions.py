@@ -45,7 +45,7 @@ class Database(peewee.Database):
         super().__init__(database, **options)
 
     def _connect(self) -> Any:
-        connection = super()._connect()  # type: ignore[misc]  # inner, not in the stubs
+        connection = super()._connect()  # type: ignore[misc]  # internal, not in the stubs
         with self._opened_lock:
             ended = [key for key, (thread, _) in self._opened.items() if not thread.is_alive()]
             left_open = [self._opened.pop(key)[1] for key in ended]
@@ -58,7 +58,7 @@ class Database(peewee.Database):
     def _close(self, conn: Any) -> None:
         with self._opened_lock:
             self._opened.pop(id(conn), None)
-        super()._close(conn)  # type: ignore[misc]  # inner, not in the stubs
+        super()._close(conn)  # type: ignore[misc]  # internal, not in the stubs
 
     def close_all(self) -> None:
         """Close the connections of all threads, when the store is closed.
@@ -77,8 +77,8 @@ class Database(peewee.Database):
     def may_close(thread: threading.Thread) -> bool:  # noqa: ARG004 -- subclasses use the argument
         """Whether the calling thread may close a connection that the given thread has opened.
 
-        Here it always may; on SQLite, it may only if the given thread has ended or is the calling
-        thread.
+        Here the result is always True. On SQLite, it is True only if the given thread has ended or
+        is the calling thread.
         """
         return True
 
@@ -88,7 +88,7 @@ class Database(peewee.Database):
             self.close()
 
     def begin(self, *_: Any) -> None:
-        """Begin a transaction of peewee; in the database it begins with its first statement.
+        """Begin a transaction in peewee only; the database begins it with the first statement.
 
         peewee calls it. The arguments are ignored.
         """
@@ -141,8 +141,8 @@ class Database(peewee.Database):
     def connection(self) -> Any:
         """Return the driver's connection of this thread, such as a sqlite3.Connection.
 
-        If peewee has begun a transaction, it begins in the database now: the caller can execute
-        statements on the connection without this class.
+        If the current transaction has no statement yet, this method begins it in the database. The
+        reason: the caller can execute statements on the connection without this class.
         """
         if self._begin_with_next(False):
             self._begin_and_execute("SELECT 1", ())
@@ -166,9 +166,9 @@ class Database(peewee.Database):
         """Connect again within a transaction of peewee that has executed no statement yet.
 
         peewee's list of open transactions is kept. So peewee does not notice the new connection,
-        and the transaction continues there.
+        and the transaction continues on this connection.
         """
-        state: Any = self._state  # type: ignore[attr-defined]  # inner, not in the stubs
+        state: Any = self._state  # type: ignore[attr-defined]  # internal, not in the stubs
         transactions, state.transactions = state.transactions, []
         self.discard()
         try:
@@ -184,7 +184,7 @@ class Database(peewee.Database):
         if self._begin_with_next(False):
             return self._begin_and_execute(sql, params, **options)
         try:
-            return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]  # inner, not in the stubs
+            return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]  # internal, not in the stubs
         except peewee.PeeweeException as error:
             if self.in_transaction() or not is_outage(error):
                 raise
@@ -193,4 +193,4 @@ class Database(peewee.Database):
             if not (lost and sql.lstrip()[:6].upper() == "SELECT"):
                 raise
         # A read outside of a transaction can safely be repeated on a new connection.
-        return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]  # inner, not in the stubs
+        return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]  # internal, not in the stubs

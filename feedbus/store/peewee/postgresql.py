@@ -15,7 +15,7 @@ from feedbus.urls import StoreUrl
 
 POSTGRES_SETTINGS = {
     "statement_timeout": "30s",
-    "random_page_cost": "1.1",  # for SSDs; by default, a batch of keys may read the whole table
+    "random_page_cost": "1.1",  # for SSDs; without it, a query for keys may read the whole table
     "jit": "off",  # the compilation of a query would take longer than any query of feedbus
     # With these settings, the server ends the sessions of a host that is lost, and releases their
     # locks.
@@ -74,13 +74,13 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
 
         If the server keeps the session of the closed connection, the next connection ends it.
         """
-        opened = self._state.conn  # type: ignore[attr-defined]  # inner, not in the stubs
+        opened = self._state.conn  # type: ignore[attr-defined]  # internal, not in the stubs
         super().discard()
         if opened is not None and opened.closed:
             self._stale_sessions.add(opened.server_session)
 
     def begin(self, isolation_level: Any = None) -> None:
-        """Begin a transaction of peewee; in the database it begins with its first statement.
+        """Begin a transaction in peewee only; the database begins it with the first statement.
 
         Args:
             isolation_level: the isolation level of the transaction. With one, the transaction

@@ -66,8 +66,8 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         with suppress(OSError):  # SQLite's error describes the problem of the file better
             make_database_file(Path(self.database))
         if self._is_empty():
-            # If two connections switch a new file to WAL together, SQLite ignores the timeout and
-            # raises "locked".
+            # If two connections switch a new file to WAL at the same time, SQLite ignores the
+            # timeout and raises "locked".
             write_lock = self._write_lock()
             with suppress(OSError):
                 write_lock.acquire(BUSY_TIMEOUT_SECONDS)

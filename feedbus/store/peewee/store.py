@@ -21,7 +21,7 @@ from feedbus.store.sql import SqlStore
 from feedbus.store.tables import Cursor, Dialect
 from feedbus.urls import StoreUrl
 
-# The database that a project's models use: the database of the store that bind() has got.
+# The database that a project's models use: the database of the store that was passed to bind().
 database = peewee.DatabaseProxy()
 NAMED = re.compile(r"(?<!:):(\w+)")  # a parameter in the SQL of feedbus, such as :project
 
@@ -58,7 +58,7 @@ class PeeweeStore(SqlStore):
 
         Args:
             url: sqlite:////absolute/path or postgresql://user@host/name; libpq's parameters in its
-                query string override the defaults here.
+                query string override the defaults of feedbus.
             project: the name of the project; the store uses only the rows of this project.
             application_name: the name of the connections in PostgreSQL's list.
             waiting: makes a context manager around each wait for the lock of the SQLite file; see

@@ -19,7 +19,7 @@ from feedbus.store.peewee.postgresql import PostgresDatabase
 from feedbus.urls import StoreUrl
 
 ROWS_AT_ONCE = 10_000  # rows that are in memory together
-LONGEST_SECONDS = 600  # the time limit of a query
+LONGEST_SECONDS = 600  # the time limit of a query on PostgreSQL
 POSTGRES_READ_ONLY = "25006"
 
 QueryResult = tuple[Sequence[str], Iterator[Sequence[Any]]]
@@ -37,7 +37,8 @@ def reading(url: StoreUrl | str, query: str) -> Iterator[QueryResult]:
 
     Raises:
         UsageError: the store refused the query, for example because it would write.
-        StoreOutage: the store is unavailable, or a table of the query does not exist.
+        StoreOutage: the store is unavailable, or the SQLite file or a table of the query does not
+            exist.
     """
     database = make_database(url, "feedbus balance")
     try:
