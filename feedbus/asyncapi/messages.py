@@ -23,7 +23,7 @@ class Messages:
 
     Attributes:
         components: maps the name of each message in the document to its message object.
-        schemas: maps a name to a JSON Schema: of a payload, or of a definition in a payload.
+        schemas: maps a name to the JSON Schema of a payload, or of a definition in such a schema.
         of_queue: maps each queue to the names of its messages.
 
     """

@@ -29,8 +29,8 @@ class Tally:
     `feedbus balance` and `feedbus plan` fill one Tally object with all keys that they read.
 
     Attributes:
-        loads: maps the number of each class of keys to its traffic, in units. All keys of a class
-            are always on the same shard of a ring.
+        loads: maps each class of keys to its traffic, in units. A class is an integer; all keys of
+            a class are always on the same shard of a ring.
         unit: how many units a record has: 1, or UNIT if the traffic of a key has decimals.
         keys: the number of pairs that were added; a key on two lines counts twice.
         heaviest: one key of the class with the most traffic; "" if there are no keys.
@@ -87,9 +87,9 @@ def pairs_of_keys(keys: Keys, traffic: str | None) -> Iterator[Pair]:
 
     Args:
         keys: the source of the keys.
-        traffic: the number of the column of that source that has the traffic, from 2; or the path
-            of a file of keys and their traffic, in which a missing key has the traffic 0. None for
-            a traffic of 1.
+        traffic: where the traffic is. A number, from 2, is the number of a column of the source.
+            Any other text is the path of a file of keys with their traffic; a key that is not in
+            this file has the traffic 0. With None, each key has the traffic 1.
 
     Raises:
         UsageError: the traffic of a key cannot be read.
@@ -116,9 +116,10 @@ def pairs_of_rows(
     Args:
         columns: the names of the columns; the first column has the keys.
         rows: the rows of the result.
-        traffic: the name or the number, from 1, of the column that has the traffic; or the path of
-            a file of keys and their traffic, in which a missing key has the traffic 0. None for the
-            second column; if there is only one column, each row then has the traffic 1.
+        traffic: where the traffic is: the name or the number, from 1, of a column; or the path of a
+            file of keys with their traffic. A key that is not in this file has the traffic 0. With
+            None, the second column has the traffic; if there is only one column, each row has the
+            traffic 1.
 
     Raises:
         UsageError: a key or its traffic cannot be read.

@@ -36,7 +36,7 @@ class Spread:
 
     @classmethod
     def over(cls, topology: Topology, generation: Generation) -> Self:
-        """Return a spread without records over the ring of a generation; count_records() adds them.
+        """Return a spread over the ring of a generation; the caller adds the records later.
 
         Args:
             topology: the topology of the ring.

@@ -93,8 +93,8 @@ def find(
         tally: the traffic of the counted keys.
         max_buckets: the largest sum of the weights.
         target: the largest accepted max/mean, the load of the busiest shard divided by the mean
-            load. None for at most CLOSE above the lowest max/mean that is possible with
-            `max_buckets`.
+            load. With None, max/mean may exceed the lowest max/mean that is possible with
+            `max_buckets` by at most CLOSE.
 
     """
     shards = len(generation.members)

@@ -23,7 +23,7 @@ from feedbus.process.slow_server_notices import notices
 if TYPE_CHECKING:
     from feedbus.topology import Topology
 
-STARTED = time.monotonic()  # when the command was started, without the start of Python
+STARTED = time.monotonic()  # when this module was imported, after the start of Python
 DEFAULT_TOPOLOGY = "topology.toml"
 # These commands have a log. All others print a notice while they wait for a slow server.
 LOGGING = {"run", "operations"}
@@ -92,7 +92,7 @@ class Context:
         """Return the topology, for a command that reads or changes messages on the broker.
 
         Raises:
-            TopologyError: as load().
+            TopologyError: the file has problems; the error lists all of them.
             UsageError: the supervisor of this folder runs with another broker.
 
         """
@@ -175,7 +175,7 @@ class LazyGroup(click.Group):
         return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands into the help; the project's have their own heading.
+        """Write the list of commands into the help; the project's commands have their own heading.
 
         click calls the method for `feedbus --help`.
 
@@ -263,7 +263,8 @@ def _notify(line: str) -> None:
 def topology_path(ctx: click.Context) -> Path:
     """Return the path of the topology file that a command uses.
 
-    During --help and completion, click has not made ctx.obj yet, so its options are read.
+    During --help and completion, click has not made ctx.obj yet. So the path is read from the
+    option or the environment variable.
 
     Args:
         ctx: click's context of the command.

@@ -61,7 +61,7 @@ def list_letters(context: Context, queue: str | None, limit: int, as_json: bool)
 
     topology = context.load_with_same_broker()
     found: list[DeadLetter] = []
-    totals: dict[str, int] = {}  # of the queues of which only some dead letters are shown
+    totals: dict[str, int] = {}  # how many dead letters a queue has, if only some are shown
     with letters.open_channel(topology) as channel:
         for chosen in _queues(topology, queue):
             total = letters.count(channel, topology, chosen)

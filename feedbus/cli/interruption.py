@@ -17,7 +17,7 @@ def reported(state: Callable[[], str]) -> Iterator[None]:
     130.
 
     Args:
-        state: returns the text, when the command is interrupted.
+        state: called when the command is interrupted; returns the text to print.
 
     Raises:
         KeyboardInterrupt: the block was interrupted, also if its cleanup has raised another error.
@@ -35,7 +35,7 @@ def reported(state: Callable[[], str]) -> Iterator[None]:
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C has caused an error, or an error that was raised while it was handled."""
+    """Whether an error is a KeyboardInterrupt, or was raised while one was handled."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None

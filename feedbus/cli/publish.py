@@ -195,8 +195,8 @@ def _pairs(lines: Any, key: str, key_field: str | None, place: str) -> Iterator[
 
     Args:
         lines: lines of bytes, each with a JSON object.
-        key: the routing key of all messages, without `key_field`.
-        key_field: the field of each message that is its routing key.
+        key: the routing key of all messages, if `key_field` is None.
+        key_field: the field of each message that is its routing key, or None.
         place: the place for errors; a pair of braces in it stands for the number of the line.
 
     Raises:

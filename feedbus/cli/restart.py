@@ -76,7 +76,8 @@ def _interrupted(chosen: Sequence[str], position: int) -> str:
     """Return what an interrupted command has restarted, and how to continue it.
 
     Args:
-        chosen: the names of all watchers to restart.
+        chosen: the names of all watchers to restart. A watcher is the supervisor's object for the
+            processes of one consumer or of one other process.
         position: the position in `chosen` of the watcher whose restart was interrupted.
 
     """
@@ -136,7 +137,8 @@ def _restart(topology: Topology, name: str, *, quiet: bool) -> tuple[str, list[i
 def _states(topology: Topology, name: str, lines: BusyLines) -> Iterator[Mapping[str, Any]]:
     """Restart a watcher, and yield its state repeatedly.
 
-    When the old processes have ended, the new ones have READY_SECONDS. Then the iteration ends.
+    The first state comes after the old processes have ended. The iteration ends READY_SECONDS
+    later, so that the new processes can become ready.
     """
     from feedbus.supervisor.client import restart
 

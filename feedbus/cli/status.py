@@ -199,8 +199,9 @@ def _broker(
     """Return what the broker reports.
 
     Returns:
-        The depths of each consumer, the last fired moment of each schedule, and the state of the
-        broker itself. If it is unavailable, there are no depths, and the moments are None.
+        The depths of each consumer, the time at which each schedule was fired last, and the state
+        of the broker itself. If the broker is unavailable, there are no depths, and the times are
+        None.
 
     """
     from feedbus import broker

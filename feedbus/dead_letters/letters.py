@@ -34,7 +34,7 @@ from feedbus.wire.delivery import key_of, moment_of, text_of
 
 # A line of a traceback: the name of the file, the number of the line, and the function.
 FRAME = re.compile(r'^  File ".*?([^/"]+)", line (\d+), in (.+)$', re.MULTILINE)
-SHOWN_CHARACTERS = 80  # of the reason and of the payload, in repr()
+SHOWN_CHARACTERS = 80  # the most characters of the reason, and of the payload, in repr()
 DROPPED_AT_ONCE = 500  # the most dead letters whose keys drop() releases together
 
 

@@ -30,15 +30,15 @@ UNDATED_AT_ONCE = 100  # the most dead letters without a time that one check rea
 class Pruning:
     """Deletes a queue's old dead letters periodically, if the queue has limits for them.
 
-    The process of each consumer has one Pruning object; only that of the first shard deletes
-    anything.
+    The process of each consumer has one Pruning object. If the queue has shards, only the object of
+    the first shard deletes anything.
     """
 
     def __init__(self, topology: Topology, consumer: Consumer, metrics: ConsumerMetrics) -> None:
         """Create the object for a consumer's process.
 
-        All shards of a queue share the dead letters. So only the consumer of the first shard makes
-        the checks.
+        All shards of a queue share the dead letters. So if the queue has shards, only the consumer
+        of the first shard makes the checks.
 
         Args:
             topology: the topology of the consumer.
@@ -100,7 +100,8 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
 
     A consumer's Pruning calls the function once a minute. Several processes can do this at the same
     time, for example on several hosts. Each process takes the oldest dead letter from the queue,
-    and counts the dead letters that are still in the queue.
+    and counts the dead letters that are still in the queue. So together they do
+    not delete more dead letters than the limits require.
 
     Args:
         connection: a connection to the broker.

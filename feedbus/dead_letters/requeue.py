@@ -51,9 +51,9 @@ class Requeue:
     With `block_on_dead`, records wait for a dead letter of their key. When their number reaches
     `waiting_limit`, the consumer handles no new messages of its queue. So it would never reach a
     dead letter that was published to the end of its queue. For this reason, dead letters are
-    published to the waiting queues instead. Until a change of shards is complete and the old queues
-    are deleted, the waiting queues of the keys are not known. Then dead letters are published to
-    the exchange.
+    published to the waiting queues instead. During and after a change of shards, the waiting queues
+    of the keys are not known until the old queues are deleted. During this time, dead letters are
+    published to the exchange.
     """
 
     def __init__(self, topology: Topology, queue: Queue) -> None:
@@ -63,7 +63,8 @@ class Requeue:
         self._names = Names(topology)
         self._queue = queue
         self._has_shards = topology.on_ring(queue)
-        self._queue_name = self._names.unsharded(queue)  # with shards, the prefix of their names
+        # If the queue has shards, this is the prefix of the names of their queues.
+        self._queue_name = self._names.unsharded(queue)
         # The name of the exchange; "" until a temporary exchange is declared.
         self._exchange = self._names.exchange(queue.exchange) if self._has_shards else ""
         self._lock = contextlib.ExitStack()  # holds the topology's lock until it is closed
@@ -189,9 +190,11 @@ class Requeue:
     def _waiting_queue_of_key(self, connection: Connection) -> WaitingQueueOfKey | None:
         """Return a function that returns the waiting queue of a key; the caller holds the lock.
 
-        Return None if the waiting queues are not known: during a switch and until the old queues
-        are deleted; if the ring does not hash routing keys; or if keys reach shards that do not own
-        them (RingState.disordered).
+        Return None if the waiting queues of keys are not known. There are three cases:
+
+        - A switch is not complete, or the old queues are not deleted yet.
+        - The ring does not hash routing keys, or has no shards.
+        - Keys reach shards that do not own them (RingState.disordered).
         """
         exchange = self._topology.exchanges[self._queue.exchange]
         with short_channel(connection) as channel:
@@ -279,9 +282,9 @@ class Requeue:
 
 
 def _with_id(message: Outgoing, message_id: str) -> Outgoing:
-    """Return a message with an id: its own id, or that of the dead letter if it has none.
+    """Return a message with an id; a message without an id gets the id of the dead letter.
 
-    By this id, the consumer finds the message in its waiting queue that keeps the key blocked.
+    By this id, the consumer finds the message that keeps the key blocked, in its waiting queue.
     """
     if is_id(message.message_id):
         return message

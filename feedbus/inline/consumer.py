@@ -122,7 +122,7 @@ class InlineConsumer:
     def queue(self) -> Queue:
         """The queue of topology.toml that the consumer reads.
 
-        For a shard, the table of all shards.
+        For a shard, it is the table [queues.NAME] that all shards share.
         """
         return self._consumer.queue
 

@@ -100,8 +100,8 @@ _projects: dict[Path, tuple[str, dict[str, str | None], Project]] = {}
 def project(topology: str | Path | Topology) -> Project:
     """Return the project of a topology: its topology and handlers, for systems in memory.
 
-    The project of a file is created again only if the file has changed, or an environment variable
-    that it names.
+    The project of a file is created again only if the file has changed, or if an environment
+    variable that the file names has changed.
 
     Args:
         topology: the file, or the parsed topology.

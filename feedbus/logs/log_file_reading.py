@@ -129,7 +129,7 @@ class LogFile:
     def new(self) -> list[LogEntry]:
         """Return the entries that were added since the last call of this method or of last().
 
-        A file that has replaced the read one is read from its beginning.
+        If a new file has replaced the file that was read, the new file is read from its beginning.
         """
         found = self._rest() if self._file is not None else []
         if self._replaced():

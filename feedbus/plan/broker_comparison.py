@@ -1,4 +1,4 @@
-"""Compare all objects on the broker with a topology; find the objects that it no longer needs."""
+"""Compare the broker's objects with a topology; find objects that the topology does not need."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from feedbus.plan.declared_objects import DeclaredObjects, consumers_on_no_ring
 from feedbus.topology import Generation, Topology
 from feedbus.units import write_duration
 
-# The roles of exchanges that get messages from an entry, the exchange that programs publish to.
+# Exchanges of these roles belong to an entry, the exchange in front of a ring, or to a gate, the
+# exchange in front of a queue that is being replaced. They are deleted after all entries and gates.
 BEHIND_AN_ENTRY = {*OF_AN_EXCHANGE, Role.GATE_HELD}
 
 
@@ -42,14 +43,15 @@ class Comparison:
         seen: the objects that the broker has.
         states: maps the name of each hash exchange to the state of its ring.
         delete_nonempty: names of queues that may be deleted with their messages.
-        removed: the names of the consumers of this host that are not in the topology. They empty
-            their queues before they end.
+        removed: the names of the consumers that the supervisor of this host still has, but that are
+            not in the topology any more. They empty their queues before they end.
         changes: the changes; compare() adds them.
         matched_names: the names in delete_nonempty for which compare() has found a queue that has
             messages and will be deleted.
         timer_queues: maps the name of each queue for delayed messages to its arguments.
-        waiting_queues: maps the name of each waiting queue to whether it is needed: True if the
-            consumer's queue has `order_by`, False if it has no `order_by` any more.
+        waiting_queues: maps the name of each waiting queue to whether it is needed. It is not
+            needed if the consumer's queue has no `order_by` any more. The waiting queue of a shard
+            that was removed from the topology is still needed.
         parked_queues: the names of the queues that contain parked retries: an interrupted `feedbus
             apply` has moved the retries there, to declare their retry queue again.
 
@@ -110,7 +112,7 @@ class Comparison:
         self.changes.append(Change(action, kind, name, reason, messages))
 
     def _wanted_queues(self) -> set[str]:
-        """Return the names of all queues that the topology, or a change that is not over, needs."""
+        """Return the names of all queues that the topology or an unfinished change needs."""
         names, topology = self._names, self.topology
         found = {lock_queue(topology.name), *map(names.schedule, topology.schedules)}
         for queue in topology.queues.values():
@@ -345,7 +347,7 @@ class Comparison:
         if wanted is not None:
             changes = differences_text(self.seen.queues[name].arguments, wanted)
             return f"declared again with {changes}, so that messages can be delayed again"
-        if name in self.waiting_queues:  # the plan deletes only waiting queues without `order_by`
+        if name in self.waiting_queues:  # deleted only if its queue has no `order_by` any more
             return "a waiting queue, but its queue has no order_by any more"
         made = derived(name)
         owner = self._without_prefix(made.owner) if made else ""

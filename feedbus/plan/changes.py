@@ -117,16 +117,19 @@ class RingChange:
         new: the digest of the next generation; the same as `old` if only an interrupted switch is
             completed.
         reason: the difference between the generations.
-        moved_share: the share of all keys that another shard will handle; None, like `before` and
-            `after`, if no prediction was requested.
-        before: the spread over the old shards.
-        after: the spread over the new shards.
+        moved_share: the share of all keys that another shard will handle. It is None if there is no
+            current generation, if `new` is the same as `old`, or if no prediction was requested.
+        before: the spread over the old shards; None in the same cases as `moved_share`, and if
+            there are no old shards.
+        after: the spread over the new shards; None if there are none, if `new` is the same as
+            `old`, or if no prediction was requested.
         backlog_messages: the number of messages that are ready in the queues of the current
             generation and of the generations that are not deleted yet.
         unacknowledged_messages: the number of messages in these queues that processes have
             received, and have not acknowledged.
-        drain_seconds: the time until all these messages are handled, if no rate changes; None if
-            there are none, if the rate of a shard is not known, or if no prediction was requested.
+        drain_seconds: the time until all these messages are handled, if no rate changes. It is None
+            if there are no messages, if the rate of a shard is not known, or if no prediction was
+            requested.
         measured_seconds: for how long the rates were measured; None if they were not measured.
         waits: the old shards that have messages; the shard with the most messages comes first.
         waits_for_all: whether the records of every key wait until all old shards are empty, because

@@ -96,7 +96,10 @@ class DeclaredObjects:
                 yield name
 
     def _type_and_arguments(self, exchange: Exchange) -> tuple[str, Mapping[str, Any]]:
-        """Return the declared type and arguments; for a hash exchange, those of its entry."""
+        """Return the declared type and arguments of an exchange.
+
+        For a hash exchange, they are those of its entry, the fanout exchange in front of its ring.
+        """
         if exchange.hashed:
             return "fanout", {"alternate-exchange": self._names.held(exchange.name)}
         return exchange.type, exchange.arguments
@@ -133,7 +136,7 @@ class DeclaredObjects:
         """Add a change to `changes` for each queue with parked retries.
 
         `feedbus apply` moves (parks) retries to such a queue while it declares their retry queue
-        again. If it is killed meanwhile, the next `feedbus apply` moves the retries back.
+        again. If this command is killed meanwhile, the next `feedbus apply` moves the retries back.
         """
         for _, name in queue_replacement.parked_retry_queues(self.topology, self.seen):
             reason = "an interrupted apply has moved retries here; they are moved back"
@@ -143,8 +146,8 @@ class DeclaredObjects:
         """Add the changes of retry queues and of queues for dead letters to `changes`.
 
         Yields:
-            For each retry queue that must be declared again: the name of its queue in
-            topology.toml, and its own name on the broker.
+            Each retry queue that must be declared again, as (queue in topology.toml, retry queue on
+            the broker).
 
         """
         for queue in self.topology.queues.values():

@@ -20,8 +20,8 @@ from feedbus.plan.changes import Wait
 from feedbus.ring import Ring, flows
 from feedbus.topology import Generation
 
-# How long the rates are measured: until each shard has handled ENOUGH messages, or as many as it
-# has, but not shorter and not longer than these times.
+# The rates are measured until each shard has handled ENOUGH messages, or all its messages if it has
+# fewer. The measurement takes LEAST_SECONDS at least, and MOST_SECONDS at most.
 LEAST_SECONDS = 1.0
 MOST_SECONDS = 5.0
 ENOUGH = 20
@@ -57,8 +57,8 @@ class Rates:
         """Return how many messages per second each consumer handles, by its name.
 
         Consumers that have handled no message on this host are left out. The method waits until
-        each of the given consumers has handled ENOUGH messages, or as many as it has. It waits for
-        LEAST_SECONDS at least, and for MOST_SECONDS at most.
+        each of the given consumers has handled ENOUGH messages, or all its messages if it has
+        fewer. The method waits for LEAST_SECONDS at least, and for MOST_SECONDS at most.
 
         Args:
             messages: maps each consumer whose rate is needed to its number of messages. If it is
@@ -126,14 +126,14 @@ def waits(
 ) -> tuple[Wait, ...]:
     """Return the wait for each old shard with messages, the shard with most messages first.
 
-    The plan shows how long the records of these keys wait after the switch.
+    The plan shows how long later records of each old shard's keys wait after the switch.
 
     Args:
         backlogs: maps each generation to its shards with messages.
         state: the state of the ring: its current generation, and the generations that drain.
         wanted: the next generation.
-        moving: the share of all keys, from 0 to 1, for each pair (shard of the current generation,
-            shard of the next generation) between which they move.
+        moving: maps each pair (shard of the current generation, shard of the next generation) to
+            the share of all keys, from 0 to 1, that move from the one to the other.
         rates: maps each consumer to the number of messages that it handles per second. A consumer
             whose rate is not known is left out.
 
@@ -167,8 +167,8 @@ def waits(
 def total_seconds(waits: Sequence[Wait]) -> float | None:
     """Return the time until all messages of old shards are handled; None if it is not known.
 
-    The shards work at the same time. A shard that has messages in several generations handles all
-    of them.
+    The shards work at the same time. But if a shard has messages in several generations, the times
+    of these generations are added, because one consumer handles all of them.
 
     Args:
         waits: the wait for each old shard with messages.

@@ -182,7 +182,7 @@ def list_draining(
 
 
 def hot_key(generation: Generation, key: str, share: float) -> HotKey | None:
-    """Return the key as a hot key: it has more records than an average shard has; else None.
+    """Return a HotKey if the key has more records than an average shard; otherwise None.
 
     `feedbus plan` calls this if a sample of keys is given.
 

@@ -36,8 +36,9 @@ class Subscriptions:
     Attributes:
         readers: maps the consumer tag of each subscription to the reader of its queue.
         unsubscribed: the queues that are to be read, and have no subscription yet.
-        cancelled: the tags of the subscriptions that the broker has cancelled. For a waiting queue,
-            the tag of the queue that is read with it.
+        cancelled: the tags of the subscriptions that the broker has cancelled. If it has cancelled
+            the subscription to a waiting queue, the list has the tag of the subscription to the
+            queue that is read with this waiting queue.
 
     """
 
@@ -45,7 +46,7 @@ class Subscriptions:
         """Start without queues.
 
         Args:
-            run: its buffer receives the deliveries.
+            run: the run of the consumer. Its buffer receives the deliveries.
             misplacement_check: knows which shard owns which key.
 
         """

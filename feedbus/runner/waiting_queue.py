@@ -149,8 +149,9 @@ class WaitingQueue:
     def is_complete(self) -> bool:
         """Return whether all records that were moved here before the first call have arrived.
 
-        The first call marks the queue as ending: no consumer moves a record here any more. But a
-        record that was moved here earlier may not have been delivered yet. So a probe follows it.
+        The first call marks the queue as ending. No consumer moves records to an ending queue. But
+        a record that was moved here earlier may not have been delivered yet. So the first call also
+        publishes a probe, which arrives after this record.
 
         WaitingRecordMover calls this, often, before it moves the records to another shard.
         """
@@ -162,9 +163,9 @@ class WaitingQueue:
     def apply_releases(self) -> None:
         """Release the keys that the requests in `releases` name.
 
-        The dead letters that blocked these keys were dropped. The messages that blocked the keys
-        are acknowledged here. The requests stay in `releases`: WaitingRecordMover moves and
-        acknowledges the requests later.
+        The dead letters of these keys were dropped. The messages in the waiting queue that kept the
+        keys blocked are acknowledged here. The requests stay in `releases`: WaitingRecordMover
+        moves and acknowledges the requests later.
 
         This method is called before the records of an ending queue are moved to other shards.
         """

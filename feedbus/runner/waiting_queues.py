@@ -26,9 +26,9 @@ events = EventLog(__name__)
 WAITING_SUFFIX = ".waiting"  # at the end of the consumer tag of a subscription to a waiting queue
 COUNT_SECONDS = 0.5  # the shortest time between two counts of the waiting records
 # A record can wait for longer than the broker's consumer timeout. So renew() returns each delivery
-# of a waiting queue to the broker, before the delivery reaches an age. The broker delivers the
-# message again. The age is RENEWED_SECONDS, or RENEWED_SHARE of the broker's consumer timeout: the
-# shorter of the two times.
+# of a waiting queue to the broker before the delivery is too old, and the broker delivers the
+# message again. The greatest age of a delivery is RENEWED_SECONDS, or RENEWED_SHARE of the broker's
+# consumer timeout if that is shorter.
 RENEWED_SECONDS = 300.0
 RENEWED_SHARE = 0.5
 
@@ -308,10 +308,10 @@ class WaitingQueues:
     def may_have_unknown_messages(self) -> bool:
         """Whether a waiting queue may contain a message that this process does not know.
 
-        It is called after an outage. If the result is True, the consumer connects again, and reads
-        its waiting queues from their start. The process may have sent messages to a waiting queue
-        that the broker has not confirmed. Or a delivery will be handled again, and some of its
-        failed records may already be in a waiting queue.
+        It is asked after an outage. If the result is True, the consumer connects again, and reads
+        its waiting queues from their start. The result is True in two cases. The process has sent
+        messages to a waiting queue, and the broker has not confirmed them. Or a delivery will be
+        handled again, and some of its failed records may already be in a waiting queue.
         """
         return self._deliveries.has_unconfirmed or self._deliveries.repetition_expected
 
@@ -339,7 +339,7 @@ class WaitingQueues:
         self._report_counts()
         now = self._clock.monotonic()
         # A delivery that is too young to be returned now is returned one interval later. So no
-        # delivery gets older than two intervals: the age that is described above RENEWED_SECONDS.
+        # delivery gets older than two intervals: the greatest age described at RENEWED_SECONDS.
         interval = min(RENEWED_SECONDS, timeout_seconds * RENEWED_SHARE) / 2
         if now < self._renewed_at + interval:
             return

@@ -46,8 +46,8 @@ class WaitingRecordMover:
 
     - the ring hashes another value than the routing key;
     - there are too many records for the other waiting queue;
-    - a queue of a generation between the old and the current one can still have records of their
-      keys.
+    - a queue of a generation between that of the ending queue and the current one can still have
+      records of their keys.
 
     With `block_on_dead`, consumers read the queues of one generation after the other: see
     predecessors.are_known(). So records are moved only to the next generation after the generation
@@ -157,7 +157,8 @@ class WaitingRecordMover:
             )
             raise BrokerOutage(msg)
         # The last records are acknowledged first. If a crash interrupts this, the first records of
-        # each key are still in this waiting queue.
+        # each key are still in this waiting queue. So none of the records that are left here
+        # overtakes an earlier record of its key.
         waiting_queue.acknowledge([arrival.delivery for arrival in reversed(arrivals)])
         for record in records:
             self._records.remove(record)

@@ -24,13 +24,15 @@ from feedbus.wire.constants import EXPIRATION, OWN, PRIORITY
 from feedbus.wire.message_options import Envelope
 
 # The largest number of characters of a value in repr(). A payload of a test is rarely longer, so
-# that pytest shows the difference between two records.
+# pytest can show the difference between two records.
 SHOWN_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A record that was published in a test; `published` of a TestSystem or RecordingBus has it.
+    """A record that was published in a test.
+
+    TestSystem.published() returns such records, and the attribute RecordingBus.published has them.
 
     Attributes:
         exchange: the name of the exchange in topology.toml.
@@ -48,7 +50,10 @@ class Published:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Return the fields, without empty options and with only the beginning of long values."""
+        """Return the fields with only the beginning of long values.
+
+        An empty message id and empty options are left out.
+        """
         return _shown(self)
 
 
@@ -69,7 +74,10 @@ class Handled:
     error: BaseException | None = None
 
     def __repr__(self) -> str:
-        """Return the fields, without empty options and with only the beginning of long values."""
+        """Return the fields with only the beginning of long values.
+
+        The error is left out if it is None.
+        """
         return _shown(self)
 
 
@@ -101,8 +109,8 @@ class RecordingSender(Sender):
     def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
         """Send messages in order, and return the messages that the broker did not accept.
 
-        Records of accepted messages of tests and handlers are appended to the list `published`;
-        retries and dead letters are not.
+        If the broker accepts a message of a test or of a handler, the records of the message are
+        appended to the list `published`. Retries and dead letters are not appended.
         """
         sent = list(messages)
         refusals = super().send(sent)

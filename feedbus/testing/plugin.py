@@ -30,7 +30,7 @@ def _topology(config: pytest.Config) -> Path:
 
 @pytest.fixture
 def feedbus_system(request: pytest.FixtureRequest) -> Iterator[TestSystem]:
-    """A TestSystem: a whole system in memory; each test gets a new one, which is closed after it.
+    """A TestSystem: a whole system in memory. Each test gets a new one, closed after the test.
 
     Its topology is the option `feedbus_topology` of pytest's configuration file.
     """

@@ -115,8 +115,8 @@ class RecordingBus(Bus):
     def publish_part(self, part: Part) -> None:
         """Append the messages of a part to `published`.
 
-        Records call it when a batch handler publishes. Records.of([…], bus=bus) creates Records
-        that publish to this bus.
+        The Records object that is the argument of a batch handler calls this when the handler
+        publishes. Records.of([…], bus=bus) creates a Records object that publishes to this bus.
 
         Args:
             part: the messages of one call of publish() or publish_many() of Records.

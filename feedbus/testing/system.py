@@ -295,7 +295,7 @@ class TestSystem:
     def handled(self, queue: str | None = None) -> list[Handled]:
         """Return the records that handlers have received, in order.
 
-        A retried record occurs repeatedly.
+        A record is in the result once for each call of its handler.
 
         Args:
             queue: the name of the queue in topology.toml; None for all queues.
