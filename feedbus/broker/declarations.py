@@ -53,7 +53,8 @@ def declare(channel: Channel, topology: Topology) -> None:
         if queue.external_name or topology.on_ring(queue):
             continue
         name = names.queue(consumer)
-        # An interrupted `feedbus apply` may have marked the queue as removed from the topology.
+        # An interrupted `feedbus apply` may have marked the queue as removed from the topology. The
+        # mark is an exchange.
         channel.exchange_delete(names.removed(name))
         declare_queue(channel, names, consumer, name)
         for key in queue_arguments.binding_keys(queue):
@@ -115,8 +116,8 @@ def declare_ring(
         channel: a channel of the broker.
         names: the names of the topology's objects on the broker.
         generation: the generation whose ring is declared.
-        report: if the function has to wait for the disk, it calls this with the reason; None to log
-            the reason.
+        report: called with the reason if the function has to wait for the disk; None to log the
+            reason.
 
     Raises:
         UsageError: the ring or a queue exists with other arguments, or the order of the weights
@@ -230,9 +231,10 @@ def declare_auxiliary(
     quorum: bool,
     replaceable: bool = False,
 ) -> None:
-    """Declare an auxiliary queue: for dead letters, retries, held messages or the state of a ring.
+    """Declare an auxiliary queue, such as a queue for dead letters, retries or held messages.
 
-    If the queue exists with the other queue type, this queue is used, because it may have messages.
+    If the queue exists with the other queue type, the existing queue is used, because it may have
+    messages.
 
     Args:
         channel: a channel of the broker.
@@ -283,11 +285,12 @@ def _declare_failure_queues(channel: Channel, names: Names, queue: Queue) -> Non
 def declare_retry_queue(channel: Channel, names: Names, queue: Queue, milliseconds: int) -> None:
     """Declare the queue in which the retries of a queue wait for one delay.
 
-    A retry is a failed record that is to be handled again. After the delay, the broker sends it:
+    A retry is a failed record that is to be handled again. After the delay:
 
-    - for a queue on a ring, to the entry, with the original routing key of the record. So the
-      record reaches the shard that owns the key at this time;
-    - for any other queue, to the queue itself, and not to other queues of the exchange.
+    - If the queue is on a ring, the broker sends the record to the entry, with the original routing
+      key of the record. So the record reaches the shard that owns the key at this time.
+    - Otherwise, the broker sends the record to the queue itself, and not to other queues of the
+      exchange.
 
     Args:
         channel: a channel of the broker.

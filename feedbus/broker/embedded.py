@@ -28,9 +28,9 @@ class EmbeddedBroker:
     Attributes:
         url: the URL of the broker in the topology.
         file: the path of the file.
-        has_many_hosts: False: only processes of one host can use the file.
-        in_flight_seconds: 0: a routed message is in its queue immediately.
-        queue_written_seconds: 0: a declared queue is on the disk immediately.
+        has_many_hosts: is False, because only processes of one host can use the file.
+        in_flight_seconds: is 0, because a routed message is in its queue immediately.
+        queue_written_seconds: is 0, because a declared queue is in the file immediately.
         clock: the clock by which all users of the broker wait and measure times.
     """
 
@@ -87,7 +87,7 @@ class EmbeddedBroker:
         return locks.hold_file(Path(f"{self.file}.lock"), wait_seconds)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
-        """Return all objects in the file; the file is read without a connection.
+        """Return all objects in the file; no connection to the broker is opened for this.
 
         Args:
             prefixes: ignored: all queues are returned.

@@ -27,9 +27,9 @@ class InMemoryBroker:
     Attributes:
         url: the URL of the broker in the topology.
         name: the name of the broker in memory.
-        has_many_hosts: False: only this process can use the broker.
-        in_flight_seconds: 0: a routed message is in its queue immediately.
-        queue_written_seconds: 0: a broker in memory has no disk.
+        has_many_hosts: is False, because only this process can use the broker.
+        in_flight_seconds: is 0, because a routed message is in its queue immediately.
+        queue_written_seconds: is 0, because a broker in memory has no disk.
     """
 
     url: BrokerUrl
@@ -40,7 +40,7 @@ class InMemoryBroker:
 
     @property
     def clock(self) -> Clock:
-        """The clock with which the broker was created; a missing broker is created now."""
+        """The clock of the broker; if there is no broker with this name, it is created."""
         return find(self.name).clock
 
     def load(self) -> None:

@@ -97,7 +97,8 @@ class HeartbeatSource(Enum):
     Attributes:
         BACKGROUND: a thread of the connection. This is the choice for a connection that holds
             something for which other processes wait: the topology's lock, or messages.
-        CALLER: the code that uses the connection. It must also send them while it does other work.
+        CALLER: the code that uses the connection. This code must send heartbeats also while it does
+            other work.
         NONE: nothing: the connection is opened without heartbeats. If the host of the process
             fails, the broker may never detect that the connection is lost. So the connection must
             hold no lock and no messages.

@@ -38,7 +38,10 @@ class Family:
 
     @property
     def length(self) -> int:
-        """How many numbers a series has: one; for a histogram, each bucket, +Inf and the sum."""
+        """How many numbers a series has.
+
+        A histogram has one for each bucket, one for +Inf and one for the sum. Other kinds have one.
+        """
         return len(self.bounds) + 2 if self.kind == "histogram" else 1
 
 
@@ -64,8 +67,8 @@ DELIVERIES = Family(
 RECORDS = Family(
     "feedbus_records_total",
     "counter",
-    "Records settled, by verdict: ack; reject, invalid and dead_letter, which are dead letters "
-    "now; retry, which are delivered again; drop, which the handler or the last retry dropped.",
+    "Records settled, by verdict. ack: handled. reject, invalid and dead_letter: dead letters now. "
+    "retry: tried again later. drop: dropped by the handler or after the last attempt.",
     ("consumer", "verdict"),
 )
 REDELIVERIES = Family(
@@ -96,7 +99,7 @@ HELD = Family(
 LOOP_BLOCKED = Family(
     "feedbus_loop_blocked_seconds_total",
     "counter",
-    "Time for which async handlers blocked the event loop; a block counts from one second on.",
+    "Time for which async handlers blocked the event loop; blocks shorter than 1 s do not count.",
     ("consumer",),
 )
 HANDLING = Family(
@@ -188,24 +191,23 @@ QUEUE_MESSAGES = Family(
 RETRYING = Family(
     "feedbus_retrying_messages",
     "gauge",
-    "Messages of the queue that wait for their next attempt in its retry queues; shards share "
-    "them. Each host reports the same number. For a queue with order_by, see "
-    "feedbus_retrying_records.",
+    "Messages of the queue that wait for their next attempt in its retry queues; all shards of a "
+    "queue have the same retry queues. Each host reports the same number. For a queue with "
+    "order_by, see feedbus_retrying_records.",
     ("queue",),
 )
 RETRYING_IN_ORDER = Family(
     "feedbus_retrying_records",
     "gauge",
-    "Records of a queue with order_by that have failed and wait for their next attempt: records "
-    "that processes of this host have received.",
+    "Records of a queue with order_by that have failed and wait for their next attempt. Only "
+    "records that processes of this host have received are counted.",
     ("consumer",),
 )
 WAITING = Family(
     "feedbus_waiting_records",
     "gauge",
-    "Records that wait for an earlier record of their key: records that processes of this host "
-    "have received, and all records of the waiting queue that no process has received, also "
-    "failed ones.",
+    "Records that wait for an earlier record of their key, in the processes of this host; and all "
+    "records in the waiting queue that no process has received, including failed ones.",
     ("consumer",),
 )
 DELAYED = Family(
@@ -237,7 +239,7 @@ DEAD_LETTERS = Family(
 UNREADABLE = Family(
     "feedbus_metric_files_unreadable",
     "gauge",
-    "Metric files that could not be read and were renamed to *.unreadable.",
+    "Metric files that cannot be read, including those that were renamed to *.unreadable.",
     (),
 )
 

@@ -2,10 +2,10 @@
 
 A file is a sequence of segments of 64 KiB, so it can grow while the earlier segments stay mapped. A
 segment has a magic number, the number of bytes in use, and entries: key length, count of numbers,
-key, numbers. An entry has the numbers of one series: of a metric with certain label values.
+key, numbers. An entry has the numbers of one *series*: one metric with one set of label values.
 
 Everything is aligned to 8 bytes. When an entry is added, the number of bytes in use is written
-last. So the file is valid whenever the writer is killed.
+last. So the file is valid even if the writer is killed meanwhile.
 """
 
 from __future__ import annotations
@@ -219,14 +219,14 @@ def read_file(path: Path) -> Iterator[tuple[str, tuple[float, ...]]]:
 
 
 def entries(segment: memoryview) -> Iterator[tuple[str, int, int, tuple[float, ...]]]:
-    """Yield each entry of a segment of a metric file: its key, its numbers, and their positions.
+    """Yield the key, the position of the numbers, and the numbers of each entry of a segment.
 
     Args:
-        segment: the bytes of the segment.
+        segment: the bytes of a segment of a metric file.
 
     Yields:
-        The key; the position of the first byte of the numbers in the segment, and of the byte after
-        the last one; the numbers.
+        The key, the start and the end of the numbers in the segment, and the numbers. The start is
+        the position of their first byte. The end is the position after their last byte.
 
     Raises:
         ValueError: the segment is damaged.

@@ -85,7 +85,7 @@ def totals(directory: Path) -> dict[str, dict[str, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The records and the lag of the deliveries that a consumer has settled; from settled().
+    """The records and the lag of the deliveries that a consumer has settled, as settled() returns.
 
     Attributes:
         records: the number of records.
@@ -138,7 +138,7 @@ def deliveries(directory: Path) -> dict[str, int]:
 
 
 def _count_by_consumer(directory: Path, metric: str) -> dict[str, int]:
-    """Return the sum of a counter for each consumer; its labels are the consumer and another."""
+    """Return the sum of a counter with the labels consumer and another one, for each consumer."""
     merged = _merge(directory)[0]
     counts: dict[str, int] = defaultdict(int)
     for (consumer, _), (count,) in merged.get(metric, {}).items():
@@ -204,7 +204,7 @@ def _gauge(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> M
     return gauge
 
 
-@lru_cache(maxsize=1000)  # a call with the same arguments does nothing
+@lru_cache(maxsize=1000)  # a second call with the same arguments does nothing
 def _log_once(path: Path, reason: str) -> None:
     events.warning(
         "metrics_unreadable",

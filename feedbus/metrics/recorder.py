@@ -254,7 +254,7 @@ class ConsumerMetrics:
         self._redelivered.add(deliveries)
 
     def taken_for_repeats(self, deliveries: int = 1) -> None:
-        """Count redelivered messages without ids that are skipped, as an equal one was handled.
+        """Count redelivered messages without ids, skipped because an equal one was handled.
 
         Args:
             deliveries: their number.

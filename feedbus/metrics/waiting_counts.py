@@ -1,6 +1,7 @@
 """How many records wait in the processes of the consumers, for `feedbus status` and `/metrics`.
 
-Each process writes its counts to a status file of its slot. The sums are shown for each consumer.
+A process has a *slot*, its number among the processes of its consumer. Each process writes its
+counts to a status file of its slot. The sums are shown for each consumer.
 """
 
 from __future__ import annotations

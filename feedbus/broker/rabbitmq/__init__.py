@@ -31,13 +31,15 @@ HEARTBEAT_SECONDS = 12.0
 TCP_USER_TIMEOUT_MILLISECONDS = 30_000
 # The number of the socket option on Linux. Other systems do not have this option.
 TCP_USER_TIMEOUT = 18
-# How long a message that RabbitMQ has routed may take to arrive in its queue. Before feedbus puts a
-# fence into a queue, or trusts a probe, it waits for this time: a message that was routed earlier
-# must not arrive in the queue later.
+# How long a message that RabbitMQ has routed may take to arrive in its queue. feedbus waits for
+# this time after it has unbound a queue. It also waits between two probes, which are messages by
+# which a consumer proves that a queue is empty. A message that was routed before the wait has then
+# arrived.
 IN_FLIGHT_SECONDS = 0.2
-# RabbitMQ keeps the identity of a new quorum queue in memory for up to 3 s (ra_directory, a DETS
-# table), RabbitMQ 3 also the queue itself for up to 2 s (Mnesia's log). If RabbitMQ is killed in
-# this time, the identity is lost, and the queue starts again without its messages.
+# For up to 3 s, RabbitMQ keeps the identity of a new quorum queue only in memory (ra_directory, a
+# DETS table). For up to 2 s, RabbitMQ 3 also keeps the queue itself only in memory (Mnesia's log).
+# If RabbitMQ is killed in this time, the identity is lost, and the queue starts again without its
+# messages.
 QUEUE_WRITTEN_SECONDS = 5.0
 # A queue reports its statistics every 5 s, and the management API collects them every 5 s. Both are
 # RabbitMQ's default intervals.
@@ -52,7 +54,7 @@ class RabbitMQ:
         url: the URL of the broker in the topology, with one or more nodes.
         management_url: the configured URL of the management API; None for the default port on each
             node.
-        has_many_hosts: True: consumers of several hosts can use the broker.
+        has_many_hosts: is True, because consumers of several hosts can use the broker.
         in_flight_seconds: how long a message that RabbitMQ has routed may take to arrive in its
             queue.
         queue_written_seconds: how long a queue may be missing on RabbitMQ's disk after it was
@@ -191,7 +193,7 @@ def _counted(
         except ChannelError:  # the queue was deleted meanwhile, is exclusive, or its node is down
             continue
         if not counts.consumer_count:
-            # The API's number is some seconds old. Without a consumer, it is not true any more.
+            # The API's number is some seconds old. Without a consumer, the number is 0 now.
             unacknowledged = 0  # noqa: PLW2901 -- the better number
         counted.append(
             SeenQueue(

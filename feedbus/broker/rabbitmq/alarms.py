@@ -6,7 +6,7 @@ import time
 
 from feedbus.wire.amqp_protocols import RawConnection
 
-CONFIRM_SECONDS = 2.0  # how long to wait for the confirm of the message
+CONFIRM_SECONDS = 2.0  # how long to wait for the confirm of the message that refusal() publishes
 
 
 def refusal(connection: RawConnection) -> str:

@@ -1,4 +1,4 @@
-"""A thread that sends the heartbeats of a connection while its user does other work."""
+"""A thread that sends the heartbeats of a connection while other code uses the connection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ FRAME = struct.pack(">BHIB", 8, 0, 0, 0xCE)
 class BackgroundHeartbeats:
     """Sends the heartbeats of one connection from a thread, until the connection is closed.
 
-    The thread starts with the object. It also lets only one thread at a time write to the socket.
+    The constructor starts the thread. The object also lets only one thread at a time write to the
+    socket.
 
     Args:
         transport: the transport of an open connection of py-amqp.

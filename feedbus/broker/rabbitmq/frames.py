@@ -60,7 +60,9 @@ class Channel(pyamqp.Channel):
     """A channel whose deliveries can have any routing key, and whose bodies stay bytes."""
 
     def dispatch_method(self, method_sig: Signature, payload: bytes, content: Any) -> None:
-        """Call the callback for a method that the broker has sent; py-amqp calls it.
+        """Call the callbacks for an AMQP method that the broker has sent.
+
+        py-amqp calls dispatch_method() for each AMQP method.
 
         Args:
             method_sig: the method's (class id, method id).
@@ -89,7 +91,8 @@ class Channel(pyamqp.Channel):
         Args:
             msg: the amqp Message.
             exchange: the exchange; "" for the default exchange.
-            routing_key: the routing key. As text, it contains undecodable bytes as surrogates.
+            routing_key: the routing key, as bytes or text. In a text, each byte that is not UTF-8
+                is a surrogate (Python's error handler "surrogateescape").
             options: further arguments of py-amqp, such as `mandatory`.
         """
         if isinstance(routing_key, str) and not routing_key.isascii():
@@ -142,8 +145,9 @@ def frame_handler(
 
     Args:
         connection: py-amqp's connection.
-        callback: called with a channel number and a complete method: its signature, its payload,
-            and the Message that follows it, or None.
+        callback: called with each complete method. Its arguments are the channel number, the
+            signature and the payload of the method, and the Message that follows the method. The
+            last argument is None if no message follows.
 
     Returns:
         A function that gets a frame as (type, channel number, payload). It returns whether the

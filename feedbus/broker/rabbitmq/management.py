@@ -200,7 +200,8 @@ def listed(
         UsageError: no API answers; the error says what to do.
     """
     *others, last = ManagementApi.of(url, management_url)
-    # Each API has this time: the deadline, and the last wait, which may begin just before it.
+    # One API can take the time of the deadline, and of a last wait that begins just before the
+    # deadline.
     seconds = (DEADLINE_SECONDS + TIMEOUT_SECONDS) * (len(others) + 1)
     what = "RabbitMQ's management API"
     with notices.during(f"waiting for {what} to list each {kind[:-1]}, at most {seconds:.0f} s"):

@@ -85,7 +85,7 @@ def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _used(server: str, file: Path | None) -> Iterator[None]:
-    """Raise WrongBrokerSettings if a file cannot be used in a `with` block."""
+    """Raise WrongBrokerSettings if the code of the `with` block cannot use the file."""
     try:
         yield
     except (OSError, ValueError) as error:

@@ -32,9 +32,11 @@ SILENT_INTERVALS = 2
 class Connection(frames.Connection):
     """A connection on which no call waits forever for a peer that does not answer.
 
-    The class replaces three behaviours of py-amqp: py-amqp waits without a limit for the answer to
-    a method; each heartbeat that arrives restarts its timeout; it opens a closed connection again
-    at the next use.
+    The class replaces three behaviours of py-amqp:
+
+    - py-amqp waits without a limit for the answer to a method.
+    - When a heartbeat arrives, py-amqp starts the timeout of its wait again.
+    - py-amqp opens a closed connection again at the next use.
 
     Args:
         arguments: the arguments of py-amqp's connection.
@@ -61,7 +63,7 @@ class Connection(frames.Connection):
         self._background_heartbeats = background_heartbeats
 
     def connect(self, callback: Any = None) -> Any:
-        """Open the connection; from then on, each read takes all available bytes.
+        """Open the connection; later reads take more bytes than requested, if they have arrived.
 
         Kombu's transport calls it.
 
@@ -115,7 +117,7 @@ class Connection(frames.Connection):
             self._await_answer()
             return
         if timeout <= 0 and not self._has_arrived():
-            # This answer must be fast: py-amqp calls drain_events(0) before each publish.
+            # This case must be fast: py-amqp calls drain_events(0) before each publish.
             msg = "nothing has arrived"
             raise TimeoutError(msg)
         if self._wakers is not None and not self._has_arrived():

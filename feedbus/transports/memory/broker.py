@@ -28,14 +28,16 @@ class MemoryBroker:
     Tests, simulations and the inline system of `feedbus.testing` use it instead of a broker file.
 
     Args:
-        name: the name by which `find()` and URLs such as `memory://tests` name the broker.
-        clock: measures times to live and waits, and can be virtual; None for the system's clock.
-        seed: makes the random names and pauses the same in each run; None for other ones in each
-            run.
+        name: the name of the broker, for `find()` and for URLs such as `memory://tests`.
+        clock: the clock by which messages expire and connections wait. It can be virtual. None for
+            the system's clock.
+        seed: the seed of the random names and pauses, which are then the same in each run. None for
+            different names and pauses in each run.
         prepared: the content of another broker, from `serialized()`; None for an empty broker.
 
     Attributes:
-        connection_type: the class of its connections; a simulation uses one with network faults.
+        connection_type: the class of the broker's connections. The simulation sets another class,
+            whose connections have network faults.
     """
 
     connection_type: type[Connection] = Connection
@@ -52,8 +54,8 @@ class MemoryBroker:
 
         Args:
             name: the name under which connections find the broker.
-            clock: the clock for expiry and for waiting; by default, the machine's clock.
-            seed: the seed of its random names; None for different names in each run.
+            clock: the clock for expiry and for waiting; None for the system's clock.
+            seed: the seed of the random names and pauses; None for different ones in each run.
             prepared: the result of serialized() of the broker to copy; None for an empty broker.
 
         """
@@ -309,8 +311,7 @@ def create(broker: MemoryBroker) -> MemoryBroker:
         if broker.name in _brokers:
             msg = (
                 f"a broker in memory named '{broker.name}' exists already: remove it, or use"
-                f" another"
-                " name"
+                " another name"
             )
             raise ValueError(msg)
         _brokers[broker.name] = broker

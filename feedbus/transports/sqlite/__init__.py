@@ -1,14 +1,16 @@
 """The embedded broker: RabbitMQ's semantics in one SQLite file, without a server.
 
-To understand it, read four modules: `schema` (the tables), `routing` (the queues of a message),
-`queued_messages` (how a consumer gets messages) and `connection` (how an idle consumer is woken).
+To understand it, read four modules: `schema` (the tables), `routing` (which queues get a message),
+`queued_messages` (how a consumer gets messages) and `registration` (how connections wake each other
+and wait).
 """
 
 from kombu.transport import TRANSPORT_ALIASES
 
 from feedbus.transports.sqlite.transport import Transport
 
-# Of several URLs, separated by ";", Kombu finds the transport of each by its scheme.
+# A program can give Kombu several URLs, separated by ";". Kombu then finds the transport of each
+# URL by its scheme, so the scheme "sqlite" must have a transport.
 TRANSPORT_ALIASES.setdefault("sqlite", f"{__name__}:{Transport.__name__}")
 
 __all__ = ["Transport"]

@@ -1,4 +1,4 @@
-"""The base class of a channel: it opens, opens again after an AMQP error, and closes."""
+"""The base class of channels; after an AMQP error, a channel opens itself again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class BaseChannel(StdChannel):
     Args:
         connection: the connection of the channel.
         channel_id: the number of the channel in its connection.
-        claimed: the messages that are claimed for the consumers of the connection.
+        claimed: the messages that the connection has claimed: taken from the queues for its
+            consumers, but not delivered yet.
         confirm_publish: whether each publish returns only when its message is stored durably.
         on_close: called with `channel_id` when the channel is closed.
 
@@ -63,7 +64,7 @@ class BaseChannel(StdChannel):
         Args:
             connection: the connection of the channel.
             channel_id: the number of the channel on its connection.
-            claimed: claims the messages for the consumers of the channel.
+            claimed: claims the messages for all consumers of the connection.
             confirm_publish: whether each publish waits until its message is stored durably.
             on_close: called with the channel's number when the channel has closed.
 
@@ -99,8 +100,8 @@ class BaseChannel(StdChannel):
 
     @contextmanager
     def _method(self) -> Iterator[Transaction]:
-        # The messages that this channel has published before must be stored first. RabbitMQ, too,
-        # gets them first, because a channel sends everything over one TCP stream.
+        # Messages that this channel has published before this method must be stored first.
+        # RabbitMQ, too, gets them first, because a channel sends everything over one TCP stream.
         link = self._link
         self.flush()
         with self._refusals(), link.write() as tx:

@@ -32,7 +32,7 @@ def bind(
     routing_key: str,
     arguments: Arguments,
 ) -> None:
-    """Bind a queue or an exchange; an existing binding stays unchanged, also in its order.
+    """Bind a queue or an exchange; an existing binding stays unchanged, and keeps its position.
 
     Args:
         tx: the transaction.

@@ -29,7 +29,7 @@ def wall_ms() -> int:
 
 
 def since_boot() -> tuple[str, int] | None:
-    """Return an id of the boot and the milliseconds since the boot; None if the system has none.
+    """Return an id of the boot and the milliseconds since the boot; None if neither is known.
 
     The id also contains the time namespace of this process.
     """
@@ -60,7 +60,7 @@ class BrokerTime:
             return
         boot, milliseconds = started
         if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'clock'").fetchone():
-            database.execute(TABLE)  # the file is of an earlier feedbus
+            database.execute(TABLE)  # the file is new, or of an earlier feedbus
         self._offset_ms = _offset(database, boot)
         if self._offset_ms is None:
             database.execute("BEGIN IMMEDIATE")

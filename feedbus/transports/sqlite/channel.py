@@ -1,4 +1,4 @@
-"""A channel with the methods, events and errors of py-amqp, so that the same clients can use it."""
+"""A channel with the methods, events and errors of py-amqp, so that py-amqp's users can use it."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ LOADED_AT_ONCE = 50  # the number of messages whose bodies are loaded into memor
 
 
 class ClaimedMessages:
-    """The claimed messages of one connection: claims messages while consumers have room.
+    """Claims messages for the consumers of one connection, while the consumers have room.
 
-    It delivers the messages one by one to the callbacks of their consumers.
+    It delivers the claimed messages one by one to the callbacks of their consumers.
 
     Args:
         link: the connection that claims the messages.

@@ -2,8 +2,8 @@
 
 SQLite can also give pages back one by one (auto_vacuum). But then it has to keep a map of all
 pages. That costs 6 to 15 percent of the processor time of publishing and consuming packs. So the
-file is rewritten as a whole, but only when that is quick: nobody has written to it for a while, and
-most of it is free.
+file is rewritten as a whole, but only if nobody has written to it for a while, most of it is free,
+and the rest is small. Then the rewrite is quick and disturbs nobody.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pathlib import Path
 from feedbus.process.file_locks import try_lock
 from feedbus.process.private_files import open_private
 
-QUIET_SECONDS = 1.0  # the time without a write of any process, after which the file is checked
-SPARE_BYTES = 16_000_000  # the file is not rewritten for fewer free bytes or a smaller log
+QUIET_SECONDS = 1.0  # the file is checked after no process has written to it for this time
+# Fewer free bytes are not worth a rewrite. A smaller write-ahead log is not worth a checkpoint.
+SPARE_BYTES = 16_000_000
 # The file is not rewritten if it has more bytes in use than this. A rewrite copies them, at about
 # 10 ms for each megabyte, and publishers wait meanwhile.
 MAX_KEPT_BYTES = 100_000_000
@@ -41,13 +42,15 @@ class Compaction:
         Args:
             database: the connection of SQLite to the file.
             path: the broker file.
-            lock_folder: the folder of the lock that only one rewriting process holds.
+            lock_folder: the folder of the lock that lets only one process rewrite the file.
 
         """
         self._database = database
         self._log = path.with_name(f"{path.name}-wal")
         self._lock = lock_folder / "compaction"
-        self._due: float | None = 0.0  # on the monotonic clock; 0 means that the next wait sets it
+        # When run() must be called, on the monotonic clock. 0: seconds() sets the time at the next
+        # wait. None: run() was called, and need not be called again before postpone().
+        self._due: float | None = 0.0
         self._version = -1  # the version of the file's content at the last check
 
     def postpone(self) -> None:
@@ -68,10 +71,10 @@ class Compaction:
         return max(0.0, self._due - now)
 
     def run(self) -> None:
-        """Rewrite the file if most of it is free, and nobody has changed it since seconds().
+        """Rewrite the file if most of it is free; truncate its write-ahead log if the log is large.
 
-        If another process has changed it, the quiet time starts again. Errors of a busy file or a
-        full disk are ignored.
+        If another process has changed the file since the quiet time began, nothing is rewritten,
+        and the quiet time starts again. Errors of a busy file or a full disk are ignored.
         """
         self._due = None
         # SQLite raises this error if the file is busy, or if the disk has no room for the copy.
@@ -103,8 +106,8 @@ class Compaction:
             if not try_lock(handle):
                 return  # another process does it
             self._database.execute("PRAGMA busy_timeout = 0")  # other connections have priority
-            # The first checkpoint copies the log without stopping writers, so that the last one is
-            # quick.
+            # The first checkpoint copies the log and does not block writers. So little is left to
+            # copy for the last checkpoint, which blocks them.
             self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
             if self._has_space():
                 self._database.execute("VACUUM")

@@ -42,7 +42,7 @@ class Confirm:
     Attributes:
         event: "basic_ack" for a confirm; "basic_nack" if a full queue has refused the message.
         tag: the delivery tag of the message.
-        multiple: whether all earlier messages with open confirms have the same outcome.
+        multiple: whether all earlier messages that have no outcome yet have the same outcome.
     """
 
     event: Literal["basic_ack", "basic_nack"]
@@ -103,7 +103,8 @@ def store(
         The confirms, nacks and returns to report; and the error of the missing exchange, or None.
     """
     outcomes: list[Outcome] = []
-    accepted_tag = 0  # the last message of a sequence that is confirmed together
+    # Accepted messages in sequence are confirmed together. This is the tag of the last one.
+    accepted_tag = 0
     failure = None
     for item in outgoing:
         content = item.content

@@ -56,7 +56,7 @@ class Connection(RegisteredConnection):
         Args:
             backend: the backend with the broker's tables; used only by this connection.
             confirm_publish: whether each publish waits until its message is stored durably.
-            client: Kombu's connection, in which Kombu notes the declared objects.
+            client: Kombu's connection, in which Kombu records the objects that it has declared.
 
         """
         super().__init__(backend)
@@ -67,10 +67,10 @@ class Connection(RegisteredConnection):
 
     @property
     def wakes_on_signals(self) -> bool:
-        """Whether drain_events(), in the calling thread, returns when a signal was handled.
+        """Whether a handled signal ends the wait of drain_events() in the calling thread.
 
-        It does so only in the main thread. feedbus's runner reads it to decide how long it may
-        wait.
+        This is true only in the main thread. feedbus's runner reads this property to decide how
+        long one wait may be.
         """
         return threading.current_thread() is threading.main_thread()
 
@@ -89,14 +89,15 @@ class Connection(RegisteredConnection):
         return channel
 
     def drain_events(self, timeout: float | None = None) -> None:
-        """Process one event: report confirms and returns, or deliver one message.
+        """Process one event: report confirms and returned messages, or deliver one message.
 
         Args:
             timeout: seconds to wait for an event; None to wait without a limit.
 
         Raises:
-            TimeoutError: nothing happened in time, or a signal's handler ran meanwhile.
-            FileUnavailable: the broker cannot be used.
+            TimeoutError: no event occurred in time, a signal's handler ran meanwhile, or the
+                descriptor of wake_on() is readable.
+            FileUnavailable: the broker's tables cannot be read or written.
             ConsumerCancelled: a consumer's queue was deleted.
 
         """
@@ -170,9 +171,9 @@ class Connection(RegisteredConnection):
         super().close()
 
     def collect(self) -> None:
-        """Close without writing to the file, so that other connections see it as a crash.
+        """Close without writing to the file; for other connections, this is the same as a crash.
 
-        Kombu and feedbus call it for a connection that is lost; close() is the regular way.
+        Kombu and feedbus call this method for a lost connection. Otherwise they call close().
         """
         self._forget_channels()
         super().collect()

@@ -27,7 +27,7 @@ class Backend:
         random: makes random names and pauses.
         wake_ups: wakes other connections, and receives wake-ups.
         liveness: shows that this connection is live, and checks other connections.
-        upkeep: maintains the file, such as by a rewrite, while nobody uses it.
+        upkeep: maintains the file while nobody uses it; for example, it rewrites the file.
     """
 
     tables: Tables
@@ -63,7 +63,7 @@ def open_file(path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS)
     return Backend(
         Tables(name, database, time, busy_timeout_seconds=busy_timeout_seconds),
         SystemClock(),
-        random.SystemRandom(),  # each forked child uses another one
+        random.SystemRandom(),  # has no state, so a forked child does not repeat random names
         WakeUpSockets(live),
         Locks(live),
         Compaction(database, path, live),

@@ -1,4 +1,4 @@
-"""The consumers of a connection, and their claimed messages."""
+"""The consumers of a connection, and the messages that were taken from queues for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-# The number of messages that are claimed together, for a consumer without prefetch.
+# The largest number of messages that are claimed (taken from the queue) together for a consumer
+# without prefetch.
 UNLIMITED_AT_ONCE = 200
 
 
@@ -15,7 +16,8 @@ class ConsumerGroup:
     """The consumers of one channel.
 
     Attributes:
-        shared_prefetch: how many unsettled deliveries they may have together; 0 for no limit.
+        shared_prefetch: how many unsettled deliveries the consumers may have together; 0 for no
+            limit.
         consumers: the consumers by their tags.
     """
 
@@ -29,7 +31,9 @@ class ConsumerGroup:
 
 @dataclass(slots=True, eq=False)
 class Consumer:
-    """A consumer of this connection; it exists from basic_consume() until it is cancelled or ended.
+    """A consumer of a connection, from basic_consume() until its end.
+
+    It ends when it is cancelled, or when its queue or its channel ends.
 
     Attributes:
         id: the id of the consumer in the broker's tables.
@@ -62,7 +66,7 @@ class Consumer:
     def free_count(self) -> int:
         """Return how many more messages may be claimed for the consumer, by its prefetch.
 
-        Without a limit, it is at most 200.
+        For a consumer without a limit, the number is at most 200.
         """
         if self.no_ack:
             return UNLIMITED_AT_ONCE

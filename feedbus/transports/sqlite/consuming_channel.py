@@ -126,7 +126,7 @@ class ConsumingChannel(BaseChannel):
         """End a consumer, after its callback has received the messages that were claimed for it.
 
         On RabbitMQ, too, deliveries that are on their way arrive before the answer to the cancel.
-        This channel must still settle the deliveries that the callback has received. An unknown tag
+        The program must still settle the deliveries that the callback has received. An unknown tag
         is ignored.
 
         Args:
@@ -205,15 +205,15 @@ class ConsumingChannel(BaseChannel):
         return got
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
-        """Acknowledge a delivery; with multiple, all deliveries of this channel up to it.
+        """Acknowledge a delivery; with `multiple`, also all earlier deliveries of this channel.
 
         Args:
-            delivery_tag: the tag of the delivery; 0 with multiple for all deliveries of the
-                channel.
+            delivery_tag: the tag of the delivery. If `multiple` is set, 0 means all deliveries of
+                the channel.
             multiple: whether earlier deliveries are acknowledged, too.
 
         Raises:
-            PreconditionFailed: no such delivery is unsettled on this channel.
+            PreconditionFailed: the channel has no unsettled delivery with this tag.
             RecoverableConnectionError: this connection was treated as dead, and the delivery was
                 given to another one.
         """
@@ -222,10 +222,11 @@ class ConsumingChannel(BaseChannel):
     def ack_together(self, delivery_tags: Sequence[int]) -> None:
         """Acknowledge only the deliveries with these tags, in one transaction.
 
-        This is faster than basic_ack() for each, because only one process can write at a time.
+        Only one process can write at a time, so each transaction may have to wait. So one
+        transaction is faster than one basic_ack() for each delivery.
 
         Raises:
-            PreconditionFailed: one of the deliveries is not unsettled on this channel.
+            PreconditionFailed: the channel has no unsettled delivery with one of these tags.
             RecoverableConnectionError: this connection was treated as dead, and the deliveries were
                 given to another one.
         """
@@ -235,7 +236,7 @@ class ConsumingChannel(BaseChannel):
 
     def _acknowledge(self, find_tags: Callable[[], list[int]]) -> None:
         with self._method() as tx:
-            tags = find_tags()  # an unknown tag closes the channel
+            tags = find_tags()  # an unknown tag is an AMQP error, which _method() handles
             messages = [self._unsettled[tag].message for tag in tags]
             owner = self._link.owner or 0
             settled_count = queued_messages.settle(tx, owner, messages)
@@ -248,7 +249,7 @@ class ConsumingChannel(BaseChannel):
         """Return a delivery to its position in the queue (requeue), or dead-letter it.
 
         Raises:
-            PreconditionFailed: no delivery with this tag is unsettled on this channel.
+            PreconditionFailed: the channel has no unsettled delivery with this tag.
             RecoverableConnectionError: this connection was treated as dead, and the delivery was
                 given to another one.
         """

@@ -1,4 +1,4 @@
-"""Dead-letter messages that were expired, rejected, or redelivered too often."""
+"""Dead-letter messages that were expired, rejected, redelivered too often, or in a full queue."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ EXPIRED, REJECTED, MAXLEN, LIMIT = "expired", "rejected", "maxlen", "delivery_li
 def dead_letter(tx: Transaction, queue: Queue, messages: Sequence[int], reason: str) -> None:
     """Dead-letter messages that were removed from a queue, and delete the originals.
 
-    If the queue has no dead-letter exchange, or no queue matches there, the messages are lost.
+    If the queue has no dead-letter exchange, or this exchange routes a message to no queue, the
+    message is only deleted.
 
     Args:
         tx: the transaction.
@@ -129,8 +130,9 @@ def in_cycle(queue: str, deaths: Sequence[dict[str, Any]]) -> bool:
 def put(tx: Transaction, content: Content, queues: Sequence[Queue]) -> bool:
     """Put a message into each queue that has room; return whether all of them had room.
 
-    A queue has no room if it has its x-max-length and refuses more messages (x-overflow). With
-    "reject-publish-dlx", the message then goes to the dead-letter exchange of the queue.
+    A queue has no room if it contains x-max-length messages, and its x-overflow is "reject-publish"
+    or "reject-publish-dlx". With "reject-publish-dlx", the message goes to the dead-letter exchange
+    of the queue.
 
     Args:
         tx: the transaction.

@@ -34,7 +34,8 @@ class DeclaringChannel(BaseChannel):
             exchange: the name.
             type: "direct", "fanout", "topic", "headers" or "x-consistent-hash".
             passive: whether to check only the existence of the exchange.
-            durable: stored and compared; each exchange of a broker file survives a restart.
+            durable: stored, and compared when the exchange is declared again. Any exchange of a
+                broker file survives a restart.
             auto_delete: whether the exchange is deleted with its last binding.
             nowait: ignored.
             arguments: the arguments, such as alternate-exchange; None for none.
@@ -43,7 +44,7 @@ class DeclaringChannel(BaseChannel):
             NotFound: passive is set, and there is no such exchange.
             PreconditionFailed: the exchange exists with other properties.
             InvalidCommand: there is no such exchange type.
-            AccessRefused: the name is "", or begins with "amq." and is not of a built-in exchange.
+            AccessRefused: the name is "", or the name of a new exchange begins with "amq.".
             AMQPNotImplementedError: an argument selects a hash of a header or a property.
         """
         with self._method() as tx:
@@ -70,7 +71,7 @@ class DeclaringChannel(BaseChannel):
 
         Raises:
             PreconditionFailed: if_unused is set, and the exchange has bindings.
-            AccessRefused: it is a built-in exchange.
+            AccessRefused: the name is "" or begins with "amq.", so it is reserved.
         """
         with self._method() as tx:
             exchanges.delete_exchange(tx, exchange, if_unused=if_unused)
@@ -94,7 +95,7 @@ class DeclaringChannel(BaseChannel):
 
         Raises:
             NotFound: one of the exchanges does not exist.
-            AccessRefused: one of them is the default exchange.
+            AccessRefused: one of the exchanges is the default exchange.
             PreconditionFailed: the weight is not a positive integer, or x-match is invalid.
         """
         with self._method() as tx:
@@ -110,7 +111,7 @@ class DeclaringChannel(BaseChannel):
         nowait: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        """Remove a binding between two exchanges; neither of them, nor the binding, need exist.
+        """Remove a binding between two exchanges; if there is no such binding, do nothing.
 
         Args:
             destination: the exchange that receives messages.
@@ -142,9 +143,10 @@ class DeclaringChannel(BaseChannel):
         Args:
             queue: the name; "" for a random one.
             passive: whether to check only the existence of the queue.
-            durable: stored and compared; each queue of a broker file survives a restart.
-            exclusive: whether only this connection may use the queue, which is deleted with the
-                connection.
+            durable: stored, and compared when the queue is declared again. Any queue of a broker
+                file survives a restart.
+            exclusive: whether only this connection may use the queue. An exclusive queue is deleted
+                when its connection ends.
             auto_delete: whether the queue is deleted with its last consumer.
             nowait: ignored.
             arguments: the x-arguments, such as x-message-ttl; None for none.
@@ -156,9 +158,8 @@ class DeclaringChannel(BaseChannel):
             NotFound: passive is set, and there is no such queue.
             PreconditionFailed: the queue exists and differs, or an argument is invalid.
             ResourceLocked: the queue is exclusive to another connection.
-            AccessRefused: the name of a new queue begins with "amq.".
-            AMQPNotImplementedError: RabbitMQ has an argument that the embedded broker does not
-                have.
+            AccessRefused: the name of a new queue begins with "amq.", but not with "amq.gen-".
+            AMQPNotImplementedError: RabbitMQ has this argument, but the embedded broker does not.
         """
         if passive and (counts := self._read_counts(queue)) is not None:
             return queue_declare_ok_t(queue, *counts)
@@ -189,8 +190,8 @@ class DeclaringChannel(BaseChannel):
         Only one process can write at a time, so a write transaction may have to wait.
 
         Returns:
-            None if a write transaction is needed: the queue does not exist, is exclusive, or
-            something expires now.
+            None if a write transaction is needed: the queue does not exist, is exclusive, or may
+            have messages with a time to live; or something on the broker expires now.
 
         """
         link = self._link
@@ -224,7 +225,7 @@ class DeclaringChannel(BaseChannel):
         Raises:
             NotFound: the queue or the exchange does not exist.
             ResourceLocked: the queue is exclusive to another connection.
-            AccessRefused: it is the default exchange.
+            AccessRefused: `exchange` is the default exchange.
             PreconditionFailed: the weight is not a positive integer, or x-match is invalid.
         """
         with self._method() as tx:
@@ -239,7 +240,7 @@ class DeclaringChannel(BaseChannel):
         nowait: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        """Remove a binding of a queue to an exchange; neither of them, nor the binding, need exist.
+        """Remove a binding of a queue to an exchange; if there is no such binding, do nothing.
 
         Args:
             queue: the queue that receives messages.
@@ -250,11 +251,11 @@ class DeclaringChannel(BaseChannel):
 
         Raises:
             ResourceLocked: the queue is exclusive to another connection.
-            AccessRefused: it is the default exchange.
+            AccessRefused: `exchange` is the default exchange.
         """
         with self._method() as tx:
             if queue in tx.routes.queues:
-                queues.find_queue(tx, queue, self._link.owner, (50, 50))  # it may be exclusive
+                queues.find_queue(tx, queue, self._link.owner, (50, 50))  # for ResourceLocked
             bindings.unbind(tx, exchange, QUEUE, queue, check_key(routing_key), arguments or {})
 
     def queue_delete(
@@ -273,7 +274,8 @@ class DeclaringChannel(BaseChannel):
             nowait: ignored.
 
         Raises:
-            PreconditionFailed: the queue has consumers or messages, and is therefore not deleted.
+            PreconditionFailed: if_unused is set, and the queue has consumers; or if_empty is set,
+                and the queue has ready messages.
             ResourceLocked: the queue is exclusive to another connection.
         """
         with self._method() as tx:

@@ -22,7 +22,7 @@ def register(tx: Transaction) -> int:
 
 
 def is_registered(tx: Transaction, connection_id: int) -> bool:
-    """Return whether a connection is registered, so whether no other has treated it as dead."""
+    """Return whether a connection is still registered; False if another one removed it as dead."""
     return tx.execute("SELECT 1 FROM owners WHERE id = ?", (connection_id,)).fetchone() is not None
 
 
@@ -63,7 +63,7 @@ def remove(tx: Transaction, connection_id: int) -> None:
 
 
 def end_consumer(tx: Transaction, consumer_id: int) -> None:
-    """End a consumer; wake the other consumers of its queue, so that they claim its messages.
+    """End a consumer; wake the other consumers of the queue, so that they claim its messages.
 
     If the queue has no other consumer, an auto-delete queue is deleted.
 

@@ -37,7 +37,7 @@ def declare_exchange(
     Raises:
         PreconditionFailed: the exchange exists with other properties.
         InvalidCommand: there is no such exchange type.
-        AccessRefused: the name is "", or begins with "amq." and is not of a built-in exchange.
+        AccessRefused: the name is "", or the name of a new exchange begins with "amq.".
         AMQPNotImplementedError: an argument selects a hash of a header or a property.
     """
     if not name:
@@ -80,7 +80,7 @@ def delete_exchange(tx: Transaction, name: str, *, if_unused: bool) -> None:
 
     Raises:
         PreconditionFailed: if_unused is set, and the exchange has bindings.
-        AccessRefused: it is a built-in exchange.
+        AccessRefused: the name is "" or begins with "amq.", so it is reserved.
     """
     if not name or name.startswith("amq."):
         msg = f"ACCESS_REFUSED - operation not permitted on exchange '{name}'"

@@ -19,7 +19,7 @@ def expire_due(tx: Transaction) -> None:
     Each write transaction calls it first. It does nothing before the time of the next check.
     """
     if tx.armed_ms is None or tx.armed_ms > tx.now_ms:
-        return  # another connection was faster
+        return  # nothing is due, or another connection was faster
     for queue in tx.routes.queues.values():
         if queue.expires_ms is not None and (unused_until(tx, queue) or tx.now_ms + 1) <= tx.now_ms:
             delete_queue(tx, queue)
@@ -32,9 +32,10 @@ def expire_due(tx: Transaction) -> None:
             schedule_expiry(tx, head_expiry(tx, queue.id))
         if queue.expires_ms is not None:
             schedule_expiry(tx, unused_until(tx, queue))
-    if tx.topology_changed:
+    if tx.topology_changed:  # the rest of the transaction must not use deleted queues
         tx.routes = load_routes(tx.database, version=-1)
-    # The other connections need no wake-up: when the old time is reached, they read the new time.
+    # schedule_expiry() may have set tx.everyone. But the other connections need no wake-up: they
+    # wait until the old time, and then read the new time.
     tx.everyone = everyone
 
 

@@ -17,7 +17,10 @@ class Inherited(Protocol):
     """An open broker file, which forked child processes inherit; connections implement it."""
 
     def hold(self) -> None:
-        """Wait until no other thread uses the file, and block all threads; called before a fork."""
+        """Wait until no other thread uses the file, and then block the other threads.
+
+        It is called before a fork.
+        """
 
     def resume(self) -> None:
         """Allow other threads to use the file again; called in the parent after a fork."""

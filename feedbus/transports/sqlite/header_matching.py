@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-# x-match selects whether all headers of a binding must match or one of them, and whether the names
-# that begin with "x-" count.
+# x-match selects two things: whether all headers of a binding must match, or at least one of them;
+# and whether the headers whose names begin with "x-" are compared.
 X_MATCH = "x-match"
 ALL, ANY, ALL_WITH_X, ANY_WITH_X = "all", "any", "all-with-x", "any-with-x"
 
@@ -33,8 +33,8 @@ class HeaderMatcher:
     """The headers that one binding of a headers exchange expects.
 
     Args:
-        arguments: the arguments of the binding: x-match and the expected headers. The value None
-            expects only that the header exists.
+        arguments: the arguments of the binding: x-match and the expected headers. If the expected
+            value is None, the header only has to exist.
     """
 
     __slots__ = ("_combine", "_expected")

@@ -1,4 +1,4 @@
-"""Find dead connections: each one holds a lock, which the kernel releases with its process."""
+"""Find dead connections by their locks, which the kernel releases when their processes end."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Locks:
             self.drop()
 
     def drop(self) -> None:
-        """Close, in a forked child, its copy of the lock.
+        """Close the descriptor of the lock; a forked child calls this method for its copy.
 
         Otherwise the child would keep the lock after the death of its parent.
         """
@@ -53,7 +53,9 @@ class Locks:
     def is_live(self, connection_id: int) -> bool:
         """Return whether the connection with this id is live: whether its file is locked.
 
-        The caller holds the write lock of the broker file.
+        The check takes the lock for a moment if the connection is dead. So the caller must hold the
+        write lock of the broker file: otherwise a second check at this moment could find the lock
+        taken, and return True.
         """
         try:
             handle = os.open(self._path(connection_id), os.O_RDWR | os.O_CLOEXEC)

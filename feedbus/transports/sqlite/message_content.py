@@ -51,8 +51,8 @@ def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
 
     Raises:
         UnicodeError: the routing key is not UTF-8.
-        FrameSyntaxError: a key is too long, headers are nested too deeply, AMQP has no type for a
-            header, or the priority is not an integer from 0 to 255.
+        FrameSyntaxError: the routing key is longer than 255 bytes, headers are nested too deeply,
+            AMQP has no type for a header, or the priority is not an integer from 0 to 255.
         PreconditionFailed: the expiration is not a number of milliseconds.
     """
     properties = {name: value for name, value in message.properties.items() if value is not None}
@@ -77,8 +77,8 @@ def check_key(routing_key: str | bytes | None) -> str:
     """Return the routing key as text; None becomes "".
 
     Raises:
-        UnicodeError: it is not UTF-8.
-        FrameSyntaxError: it is longer than 255 bytes.
+        UnicodeError: the key is not UTF-8.
+        FrameSyntaxError: the key is longer than 255 bytes.
     """
     key = routing_key.decode() if isinstance(routing_key, bytes) else routing_key or ""
     if len(key.encode()) > LONGEST_KEY_BYTES:

@@ -12,7 +12,9 @@ from feedbus.transports.sqlite.base_channel import BaseChannel
 from feedbus.transports.sqlite.confirms import Confirm, PublishedMessage, store
 from feedbus.transports.sqlite.message_content import pack
 
-BUFFERED_MESSAGES = 500  # so many messages are stored together, without a wait for flush()
+# In confirm mode, basic_publish() itself stores the buffered messages when there are this many of
+# them, or when their bodies have this many bytes.
+BUFFERED_MESSAGES = 500
 BUFFERED_BYTES = 8_000_000
 
 
@@ -40,7 +42,7 @@ class PublishingChannel(BaseChannel):
     ) -> None:
         """Publish a message immediately or, in confirm mode, with others in one transaction.
 
-        If the connection has confirm_publish, the message is stored durably when this returns.
+        With the option confirm_publish, the message is stored durably when basic_publish() returns.
 
         Args:
             msg: the amqp Message.

@@ -10,16 +10,16 @@ from feedbus.transports.sqlite.routing import Queue
 from feedbus.transports.sqlite.transactions import Transaction
 
 HEADS_AT_ONCE = 1000  # messages that are expired or dropped in one step
-# How often claim() reads the head of a queue again because all messages there had expired. Then it
-# ends the transaction, so that other connections can write.
+# How often claim() reads the head of a queue, if it finds expired messages there each time. After
+# that, claim() returns no message. So the transaction ends, and other connections can write.
 PASSES = 4
 
 
 def expire_head(tx: Transaction, queue: Queue) -> None:
     """Dead-letter the expired messages at the head of a queue, at most 1,000 in one call.
 
-    If more are expired, the expiry check stays due until the last one is removed. Other connections
-    can write between the calls.
+    If more messages are expired, the expiry check stays due, so a later transaction calls this
+    function again. Other connections can write between the calls.
     """
     tx.write_added()
     rows = tx.execute(
@@ -91,8 +91,8 @@ def claim(
 def _expire_among(
     tx: Transaction, queue: Queue, rows: Iterable[tuple[int, int, int | None]]
 ) -> None:
-    # These messages are delivered next. So each of them is the first message of the queue, or
-    # becomes the first one. RabbitMQ, too, expires messages only at the head of a queue.
+    # RabbitMQ expires a message only when it is the first message of its queue. The messages in
+    # `rows` are about to be delivered in order, so each of them becomes the first message.
     expired = [message for message, _, at in rows if at is not None and at <= tx.now_ms]
     tx.database.executemany(
         "DELETE FROM ready WHERE queue = ? AND message = ?",
@@ -232,7 +232,7 @@ def purge(tx: Transaction, queue: Queue) -> int:
 def enforce_limits(tx: Transaction) -> None:
     """Drop messages at the head of changed queues that are longer than their x-max-length.
 
-    Each write transaction calls it at its end. It also sets the times of the expiry checks.
+    Each write transaction calls it at its end. It also sets the time of the next expiry check.
     """
     tx.write_added()
     while tx.queues_to_check:

@@ -72,7 +72,7 @@ def declare_queue(
         PreconditionFailed: the queue exists and differs, or an argument is invalid.
         ResourceLocked: the queue is exclusive to another connection.
         AccessRefused: the name of a new queue begins with "amq.", but not with "amq.gen-".
-        AMQPNotImplementedError: RabbitMQ has an argument that the embedded broker does not have.
+        AMQPNotImplementedError: RabbitMQ has this argument, but the embedded broker does not.
     """
     object_text = f"queue '{name}'"
     if name in tx.routes.queues:
@@ -81,7 +81,9 @@ def declare_queue(
         check_same(object_text, "exclusive", exclusive, queue.exclusive)
         check_same(object_text, "auto_delete", auto_delete, queue.auto_delete)
         current = {"x-queue-type": "classic"} | dict(queue.arguments)
-        stored_form = table_from_json(arguments_to_json(arguments))  # a time has no time zone
+        # The arguments of the existing queue were stored as JSON, in which a time, for example,
+        # loses its time zone. So the new arguments are converted in the same way.
+        stored_form = table_from_json(arguments_to_json(arguments))
         received = {"x-queue-type": "classic"} | stored_form
         for key in sorted(current.keys() | received.keys()):
             check_same_argument(object_text, key, received, current, DECLARE_QUEUE)
@@ -133,7 +135,7 @@ def delete_queue(
 
     Raises:
         PreconditionFailed: if_unused is set, and the queue has consumers; or if_empty is set, and
-            the queue has messages.
+            the queue has ready messages.
     """
     where = f"queue '{queue.name}' in vhost '/'"
     holders = tx.execute(
@@ -154,7 +156,7 @@ def delete_queue(
     tx.execute("DELETE FROM queues WHERE id = ?", (queue.id,))
     drop_bindings_to(tx, QUEUE, queue.name)
     tx.queues_to_check.pop(queue.id, None)
-    # The connections of its consumers must be woken.
+    # The connections of the queue's consumers are woken, so that they end these consumers.
     tx.owners_to_wake.update(holder for (holder,) in holders)
     tx.topology_changed = tx.owners_changed = True
     return ready_count

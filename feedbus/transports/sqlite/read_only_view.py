@@ -59,7 +59,7 @@ def survey(path: Path) -> BrokerRows:
 def read_rows(database: sqlite3.Connection) -> BrokerRows:
     """Return the exchanges, queues and bindings of an open broker database.
 
-    For a state of one time, the caller begins a transaction before.
+    The caller begins a transaction first, so that all rows are of the same moment.
     """
     exchanges = database.execute("SELECT name, type, arguments FROM exchanges").fetchall()
     queues = database.execute(

@@ -22,7 +22,8 @@ from feedbus.transports.sqlite.queued_messages import enforce_limits
 from feedbus.transports.sqlite.transactions import FileUnavailable, Transaction
 from feedbus.transports.sqlite.waiting import DIED, SIGNALLED, WAKE_UP, WOKEN, Watch
 
-# Connections that wait for the same time wake at different moments within this time.
+# Many connections can wait for the same expiry. Each connection waits longer by a random time up to
+# this one, so that they do not all write at the same moment.
 SPREAD_SECONDS = 0.004
 CHECK_SECONDS = 0.05  # the smallest time between two checks of take_arrived()
 
@@ -165,9 +166,9 @@ class RegisteredConnection:
             self._watch.wake_on(descriptor)
 
     def check_seconds(self) -> float | None:
-        """Return after how many seconds an event loop must check, even if no wake-up arrives.
+        """Return in how many seconds an event loop must call drain_events() without a wake-up.
 
-        None means that it need not check. The transport calls it when no event is left.
+        None means that it need not do this. The transport reads the time when no event is left.
         """
         due = self._read_state()
         watched = self._watch.check_seconds() if self._watch else None
@@ -193,8 +194,9 @@ class RegisteredConnection:
     def check(self) -> set[str]:
         """Process the events that have occurred, without waiting; return their names.
 
-        WAKE_UP: another connection has sent a wake-up. DIED: the process of another connection has
-        ended. SIGNALLED: a signal was handled. WOKEN: the descriptor of wake_on() is readable.
+        WAKE_UP: another connection has sent a wake-up. DIED: another connection or its process
+        has ended. SIGNALLED: a signal was handled. WOKEN: the descriptor of wake_on() is
+        readable.
         """
         happened = self._watch.wait(0) if self._watch else set()
         self._react(happened)
@@ -203,7 +205,7 @@ class RegisteredConnection:
     def sleep(self, deadline: float | None) -> None:
         """Wait until the tables may have changed.
 
-        The wait ends after a wake-up, an expiry, or the end of the process of another connection.
+        The wait ends after a wake-up, after an expiry, or when another connection has ended.
 
         Args:
             deadline: a time of the monotonic clock, in seconds; None if there is no limit.
@@ -275,8 +277,8 @@ class RegisteredConnection:
     def read_connections_again(self) -> None:
         """Make the next check() read again which connections exist.
 
-        It is called after an ended consumer has raised ConsumerCancelled: other ones may have
-        ended, too.
+        It is called before ConsumerCancelled is raised for one consumer that has ended: other
+        consumers may have ended, too.
         """
         self._owners_seen = -1
 
@@ -304,7 +306,10 @@ class RegisteredConnection:
         raise RecoverableConnectionError(msg)
 
     def close(self) -> None:
-        """Unregister; unsettled deliveries return to their queues; a second call does nothing."""
+        """Unregister the connection, so that its unsettled deliveries return to their queues.
+
+        A second call does nothing.
+        """
         if not self.connected:
             return
         try:
@@ -315,9 +320,9 @@ class RegisteredConnection:
             self.collect()
 
     def collect(self) -> None:
-        """Close without writing to the file, so that other connections see it as a crash.
+        """Close without writing to the file; for other connections, this is the same as a crash.
 
-        Kombu and feedbus call it for a connection that is lost; close() is the regular way.
+        Kombu and feedbus call this method for a lost connection. Otherwise they call close().
         """
         forks.note_closed(self)
         self.connected = False
@@ -334,7 +339,10 @@ class RegisteredConnection:
         self.tables.close()
 
     def hold(self) -> None:
-        """Wait until no other thread uses the file, and block all threads; called before a fork."""
+        """Wait until no other thread uses the file, and then block the other threads.
+
+        It is called before a fork.
+        """
         self.tables.use.acquire()
 
     def resume(self) -> None:

@@ -17,9 +17,9 @@ from feedbus.transports.sqlite.table_json import table_from_json
 
 QUEUE, EXCHANGE = "queue", "exchange"
 HEADERS = "headers"
-REMEMBERED_ROUTES = 20_000  # the results of route() that are kept in memory
-# The low bits of a row id are the number of the message; this is how many they are. In a queue with
-# priorities, the higher bits are the rank of the message's priority.
+REMEMBERED_ROUTES = 20_000  # how many results of route() are kept in memory
+# How many of the low bits of a row id are the number of the message. In a queue with priorities,
+# the higher bits are the rank of the message's priority.
 NUMBER_BITS = 48
 
 Destination = tuple[str, str]  # kind, name
@@ -34,8 +34,8 @@ class Exchange:
     Attributes:
         name: the name.
         type: the exchange type, such as "topic".
-        durable: whether it was declared as durable; each exchange of a broker file survives a
-            restart.
+        durable: whether it was declared as durable. An exchange that is not durable survives a
+            restart, too, because it is in the broker file.
         auto_delete: whether it is deleted with its last binding.
         arguments: the arguments, such as alternate-exchange.
     """
@@ -100,8 +100,8 @@ class Queue:
 
         Args:
             number: the number of the message; each new message of the file gets the next one.
-            priority: the priority of the message, from 0 to 255; the queue's x-max-priority limits
-                it.
+            priority: the priority of the message, from 0 to 255. A priority above the queue's
+                x-max-priority counts as x-max-priority.
         """
         if not self.max_priority:
             return number
@@ -118,8 +118,8 @@ class Binding:
         source: the exchange that routes messages.
         kind: the kind of the destination, "queue" or "exchange".
         destination: the name of the queue or exchange that receives messages.
-        routing_key: the binding key; on a ring, the weight.
-        bucketed: whether the binding gives its destination buckets on a ring.
+        routing_key: the binding key; on a ring (an x-consistent-hash exchange), the weight.
+        bucketed: whether the binding gives its destination buckets, the units of a ring.
         arguments: the arguments of the binding, such as x-match.
     """
 
@@ -133,10 +133,10 @@ class Binding:
 
 
 class Routes:
-    """All exchanges, queues and bindings of a broker in memory, to find the queues of a message.
+    """A copy of all exchanges, queues and bindings of a broker, to find the queues of a message.
 
-    An object is immutable and has one version. A new object replaces it when exchanges, queues or
-    bindings change.
+    The copy is immutable and has one version. When exchanges, queues or bindings change, a new
+    Routes object replaces it.
 
     Args:
         version: counts the changes of exchanges, queues and bindings.
@@ -292,7 +292,8 @@ TYPES = frozenset(MATCHES)
 def load_routes(database: Connection, version: int) -> Routes:
     """Return the exchanges, queues and bindings of a broker, read in the caller's transaction.
 
-    It is called when another connection has changed them.
+    It is called by the first transaction of a connection, and by the next transaction after
+    exchanges, queues or bindings have changed.
 
     Args:
         database: the connection to the file, with an open transaction.

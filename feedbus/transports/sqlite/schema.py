@@ -16,9 +16,8 @@ OLDEST_SQLITE = (3, 38)  # this version has RETURNING, and has JSON built in
 JOURNAL_BYTES = 64_000_000  # size to which the journal is truncated after a burst
 
 # A message is written once and never changed. Only its state changes: `ready` has a small row for
-# each message in a queue, and `unacked` has a row for each message that a connection holds. With
-# the keys of both tables, the first message of a queue is found by one seek, however long the queue
-# is.
+# each message in a queue, and `unacked` has a row for each message that a connection holds. By the
+# key of `ready`, the first message of a queue is found with one seek, however long the queue is.
 TABLES = """
 CREATE TABLE state (
     topology INTEGER NOT NULL,      -- counts changes of exchanges, queues and bindings
@@ -52,7 +51,7 @@ CREATE TABLE messages (
 );
 CREATE TABLE ready (
     queue INTEGER NOT NULL,
-    message INTEGER NOT NULL,       -- ascending in the order of delivery, see Queue.place
+    message INTEGER NOT NULL,       -- ascending in the order of delivery, see Queue.row_id
     returns INTEGER NOT NULL,       -- how often the message was returned unsettled
     expires_ms INTEGER, PRIMARY KEY (queue, message)
 ) WITHOUT ROWID;

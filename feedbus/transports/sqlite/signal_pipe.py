@@ -1,7 +1,7 @@
 """A pipe that ends a wait when a signal arrives, even just before the wait begins.
 
-Python continues an interrupted wait after the signal handler has returned. A wait also does not
-notice a handler that ran just before the wait. So each signal also writes to a pipe, and a wait
+Python continues an interrupted wait after the signal handler has returned. If the handler ran just
+before the wait, the wait does not notice the signal. So each signal writes to a pipe, and a wait
 ends when the pipe can be read. Python allows one such pipe in a process, and only the main thread
 can use it.
 """
@@ -42,14 +42,15 @@ class SignalPipe:
             self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         if before not in {-1, self._writer}:
-            # An event loop has set its own descriptor before. It gets the signals, too.
+            # An event loop has set its own descriptor before. read_signals() writes the signals to
+            # this descriptor, too.
             self._foreign = before
         return self.reader
 
     def read_signals(self) -> None:
-        """Read the bytes that signals wrote, so that the next wait can wait.
+        """Read the bytes that signals wrote, so that they do not end the next wait.
 
-        If another event loop of the process has set a descriptor before, it gets the bytes.
+        If an event loop of the process has set a descriptor before, the bytes are written to it.
         """
         with contextlib.suppress(OSError):
             heard = os.read(self.reader, 4096)

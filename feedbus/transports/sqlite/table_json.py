@@ -12,7 +12,7 @@ from typing import Any
 
 from amqp.exceptions import FrameSyntaxError
 
-TAG = "\x00type"  # marks values that JSON cannot represent; no header has this name
+TAG = "\x00type"  # marks values that JSON cannot represent; a header normally has another name
 
 Table = dict[str, Any]
 
@@ -59,8 +59,8 @@ def _mark(value: Any) -> dict[str, str]:
 
 def _unmark(found: dict[str, Any]) -> Any:
     kind, value = found.get(TAG), found.get("value")
-    # A publisher's header may contain the name of the mark. If its value is not one of ours, the
-    # header is an ordinary table.
+    # A header of a publisher can have the same name as the mark. If the table is not one that
+    # _mark() can write, it is returned unchanged.
     with contextlib.suppress(ValueError, TypeError, ArithmeticError, OSError):
         if kind == "time":  # without a time zone and in UTC, as py-amqp reads an AMQP timestamp
             return datetime.fromtimestamp(int(str(value)), UTC).replace(tzinfo=None)

@@ -27,7 +27,8 @@ class FileUnavailable(sqlite3.OperationalError):
 class Transaction:
     """A running write transaction on the broker's tables; `Tables.write()` makes it.
 
-    At its end, it writes counts and expiry times. It collects which connections must be woken.
+    It collects the changed counts and the connections that must be woken. `write_state()` writes
+    the counts, and the time of the next expiry check.
 
     Args:
         database: the database, in which the transaction has begun.
@@ -51,7 +52,8 @@ class Transaction:
         self.routes: Routes
         self.topology_changed = False  # exchanges, queues, bindings
         self.owners_changed = False  # owners, consumers
-        self.queues_with_new_messages: dict[int, Queue] = {}  # queues with new messages
+        # Queues whose consumers must be woken, because the queue has new or returned messages.
+        self.queues_with_new_messages: dict[int, Queue] = {}
         # Queues whose limits and expiry times must be checked.
         self.queues_to_check: dict[int, Queue] = {}
         # Owners (registered connections) that must be woken for another reason than new messages.
@@ -112,11 +114,11 @@ class Transaction:
         return self._time.current_datetime()
 
     def write_state(self) -> None:
-        """Write what the transaction has collected, as the last step before the commit.
+        """Write the numbers of ready messages that have changed, and the row of the table `state`.
 
-        This is the number of ready messages of each changed queue, and the row of the table
-        `state`. By the versions in that row, other connections see that the data in their memory
-        is outdated.
+        This is the last step before the commit. The row contains two counts of changes, `topology`
+        and `owners`. When a count differs, another connection reads again the data that it keeps
+        in memory.
         """
         changed = [(change, queue) for queue, change in self._depths.items() if change]
         if changed:
@@ -139,8 +141,8 @@ class Tables:
         name: the broker in texts of errors, such as "broker file /var/lib/app/broker.db".
         database: the connection to the database.
         time: the time of the broker.
-        busy_timeout_seconds: how long the database waits for the lock of another process; for
-            errors.
+        busy_timeout_seconds: how long the database waits for the lock of another process. It is
+            only written into the texts of errors.
         shared: whether several connections use this object, as for a broker in memory. Then close()
             does nothing.
     """
@@ -160,7 +162,7 @@ class Tables:
             name: the name of the broker in errors.
             database: a database with the tables of `schema`.
             time: the time that is used for all expiry.
-            busy_timeout_seconds: how long the database waits while another process keeps it locked.
+            busy_timeout_seconds: how long the database waits for the lock of another process.
             shared: whether other connections of this process use the same database object, as for
                 a broker in memory. Then close() leaves it open, and writes go to no disk.
 

@@ -54,15 +54,15 @@ class Management(base.Management):
 
 
 class Transport(base.Transport):
-    """Kombu's transport for the embedded broker; Kombu's virtual transports poll, but it does not.
+    """Kombu's transport for the embedded broker.
 
-    Its channels have the methods, messages and errors of py-amqp, so its driver type is amqp. Kombu
-    makes one Transport object for each `kombu.Connection`, the client.
+    Unlike Kombu's virtual transports, it waits for events and does not poll. Its channels have the
+    methods, messages and errors of py-amqp, so its driver type is amqp. Kombu makes one Transport
+    object for each `kombu.Connection`, the client.
 
-    The transport options are `busy_timeout_seconds` and `confirm_publish`. The first is the time
-    limit of a wait for a locked file. The second is the same as in py-amqp: a publish returns when
-    its message is stored durably. It raises amqp.exceptions.MessageNacked when a queue refuses the
-    message.
+    There are two transport options. `busy_timeout_seconds` is the time limit of a wait for a locked
+    file. `confirm_publish` is the same as in py-amqp: basic_publish() returns when the message is
+    stored durably, and raises amqp.exceptions.MessageNacked if a queue refuses the message.
 
     Example:
         >>> kombu.Connection("sqlite:////var/lib/app/broker.db", transport=Transport)
@@ -93,7 +93,7 @@ class Transport(base.Transport):
 
         """
         super().__init__(client, **options)
-        self._reading = False  # whether the event loop must check in its next iteration
+        self._reading = False  # whether the event loop calls on_readable() in its next iteration
         self._later: ScheduledCall | None = None
 
     def establish_connection(self) -> Connection:
@@ -139,14 +139,15 @@ class Transport(base.Transport):
         channel.close()
 
     def drain_events(self, connection: Connection, **kwargs: Any) -> None:
-        """Process one event: report confirms and returns, or deliver one message.
+        """Process one event: report confirms and returned messages, or deliver one message.
 
         Args:
             connection: the connection.
             kwargs: `timeout`, the seconds to wait for an event; without it, the wait has no limit.
 
         Raises:
-            TimeoutError: nothing happened in time, or a signal's handler ran meanwhile.
+            TimeoutError: no event occurred in time, a signal's handler ran meanwhile, or the
+                descriptor of wake_on() is readable.
         """
         connection.drain_events(**kwargs)
 
@@ -188,7 +189,7 @@ class Transport(base.Transport):
         return connection.connected
 
     def qos_semantics_matches_spec(self, connection: Connection) -> bool:
-        """Return False: a prefetch without a_global is for later consumers, as on RabbitMQ 3.
+        """Return False: a prefetch without a_global limits each later consumer, as on RabbitMQ 3.
 
         Kombu calls it before it sets a prefetch.
         """

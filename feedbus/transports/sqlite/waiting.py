@@ -11,9 +11,10 @@ from feedbus.transports.sqlite.backend_interfaces import FAREWELL, WakeUps
 from feedbus.transports.sqlite.signal_pipe import pipe
 
 FALLBACK_SECONDS = 1.0  # the time between checks, if some wake-ups or deaths are not reported
-# A dead process may have a child that still holds its lock. This is the time between the checks.
+# A child of a dead process may still hold the lock of a dead connection. This is the time between
+# two checks of this lock.
 LINGER_SECONDS = 0.1
-# The events: another connection sent a wake-up; the process of another connection died; a signal
+# The events: another connection sent a wake-up; another connection or its process ended; a signal
 # was handled; the descriptor of wake_on() is readable.
 WAKE_UP, DIED, SIGNALLED, WOKEN = "wake-up", "died", "signalled", "woken"
 
@@ -33,7 +34,7 @@ class Watch:
         self._wake_ups = wake_ups
         self._clock = clock
         self._selector = selectors.DefaultSelector()
-        self._blind = wake_ups.receiver is None
+        self._blind = wake_ups.receiver is None  # whether no wake-ups can be received
         if wake_ups.receiver is not None:
             self._selector.register(wake_ups.receiver, selectors.EVENT_READ, WAKE_UP)
         self._signals = -1  # the registered descriptor of the signal pipe; -1 if there is none
@@ -97,10 +98,10 @@ class Watch:
     def wait(self, timeout_seconds: float | None) -> set[str]:
         """Wait for events and return their names; the set is empty after the timeout.
 
-        WAKE_UP: another connection has sent a wake-up. DIED: the process of another connection has
-        ended. SIGNALLED: a signal was handled. WOKEN: the descriptor of wake_on() is readable. If
-        the time of check_seconds() is over first, WAKE_UP and DIED are returned, so that the caller
-        checks the file.
+        WAKE_UP: another connection has sent a wake-up. DIED: another connection or its process
+        has ended. SIGNALLED: a signal was handled. WOKEN: the descriptor of wake_on() is
+        readable. If no event occurs within the time of check_seconds(), WAKE_UP and DIED are
+        returned, so that the caller checks the file.
 
         Args:
             timeout_seconds: the longest wait; None to wait without a limit.

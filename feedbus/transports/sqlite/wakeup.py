@@ -3,7 +3,7 @@
 Each connection that consumes has a datagram socket in the folder next to the broker file. The name
 of the socket is the id of the connection. A connection that puts messages into a queue wakes the
 connections that consume from the queue, after the commit. A socket's path can have at most
-108 bytes. On Linux, a socket with a longer path is opened through a descriptor of the folder.
+107 bytes. On Linux, a socket with a longer path is opened through a descriptor of the folder.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class WakeUpSockets:
         """Create the object; from now on, it can wake other connections."""
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._path = folder
+        # 20 bytes are for the name of a socket, with the slash before it.
         self._long = len(os.fsencode(folder)) + 20 > LONGEST_SOCKET_PATH
         self._sender = self._make()
         self.receiver: socket.socket | None = None
