@@ -227,7 +227,7 @@ def test_a_retry_that_meets_an_outage_in_a_pause_of_a_pause_stops_no_consumer(
 
     monkeypatch.setattr(Sender, "send", lose_first_retry)
     publisher.publish(("ann", 100), ("ben", 101), ("eve", 1))
-    publisher.run(handle)
+    publisher.run(handle, idle_seconds=3.0)
     large = SLICE * SLICES
     assert sorted(publisher.published()) == [1] + [100] * large + [101] * large
     assert publisher.system.ready()["work"] == 0
