@@ -97,7 +97,8 @@ class WaitingQueue:
             on_notice: called with the body of a notice, which reports that the ring has changed.
 
         Returns:
-            The subscription; None if another consumer reads the queue.
+            The subscription; None if another consumer reads the queue, or if the broker has refused
+            the probe. Then this must be tried again later.
 
         """
         if lookups.count_consumers(connection, queue):
@@ -136,7 +137,10 @@ class WaitingQueue:
                 connection.drain_events(timeout=0.1)
             except TimeoutError:
                 continue
-        if waiting_queue.probes.is_pending:  # another consumer has subscribed first, and is active
+        if waiting_queue.probes.is_pending or waiting_queue.probes.fence_needed:
+            # Another consumer has subscribed first, and is active. Or the broker has refused the
+            # probe, for example because a policy limits the length of the queue. So it is not known
+            # which records wait.
             waiting_queue.close()
             return None
         deliveries.mark_complete()

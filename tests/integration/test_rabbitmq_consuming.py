@@ -7,10 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
@@ -18,10 +19,13 @@ from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.bus import Bus, LiveBus
 from feedbus.generations import topology_setup
+from feedbus.generations.probes import Probes
 from feedbus.metrics import Metrics
 from feedbus.ring import Ring
 from feedbus.store.peewee import close_bound, database
+from feedbus.topology import RetryPolicy
 from store import migrations
+from tests.ordered_queues import Failing, published, work
 from tests.projects import PATIENCE_SECONDS, meanwhile, wait_until
 from tests.site import served, topology_in, waiting
 from tests.small_topologies import queue, sharded
@@ -167,6 +171,46 @@ def test_a_refused_consumer_subscribes_as_soon_as_it_is_let(rabbitmq, tmp_path: 
             assert system.seen == []
             rival.close()
             wait_until(lambda: system.seen == [1])
+
+
+def test_a_consumer_handles_nothing_while_its_waiting_queue_refuses_its_probe(
+    rabbitmq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    retry = RetryPolicy((0.1,), "dead-letter")
+    system = System.at(tmp_path, work(retry=retry), broker_url=rabbitmq.url)
+    names, handler = Names(system.topology), Failing({1: 1})
+    waiting_queue = names.waiting(names.queue(system.topology.consumer("work")))
+    published(system, [1])
+    system.run(handler.one, max_messages=1)  # record 1 has failed, and waits
+    published(system, [3])
+    refused, publish = list[bool](), Probes._publish
+
+    def note_refusal(probes: Probes, message_id: str) -> None:
+        publish(probes, message_id)
+        refused.append(probes.fence_needed)
+
+    monkeypatch.setattr(Probes, "_publish", note_refusal)
+    # With both options at once, RabbitMQ would drop the waiting record: it applies the limit first.
+    overflow = {"overflow": "reject-publish"}
+    try:
+        for options in (overflow, {**overflow, "max-length": 0}):
+            policy = {"pattern": waiting_queue, "definition": options, "apply-to": "queues"}
+            rabbitmq.request("PUT", "/api/policies/%2F/full", policy)
+            wait_until(lambda applied=options: applied == policy_of(rabbitmq, waiting_queue))
+        with system.running(handler.one):
+            wait_until(lambda: refused.count(True) > 1)
+            assert handler.seen == []
+            rabbitmq.request("DELETE", "/api/policies/%2F/full")
+            wait_until(lambda: handler.seen == [1, 3])
+    finally:
+        with suppress(HTTPError):
+            rabbitmq.request("DELETE", "/api/policies/%2F/full")
+
+
+def policy_of(rabbitmq: Any, queue_name: str) -> Any:
+    """Return the options that policies give to a queue now."""
+    found = json.loads(rabbitmq.get(f"/api/queues/%2F/{queue_name}"))
+    return found.get("effective_policy_definition")
 
 
 def test_a_connection_that_the_broker_closes_is_opened_again(rabbitmq, tmp_path: Path):
