@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from feedbus.records.packs import pack_of_one
 from feedbus.store import leftover_rows
 from feedbus.store.leftover_rows import LeftoverRows
 from feedbus.store.outbox_publishing import publish_pending
+from feedbus.store.peewee import PeeweeStore
 from feedbus.store.relay import Relay
 from feedbus.wire import Outgoing
 from tests.projects import PATIENCE_SECONDS, wait_until
@@ -235,6 +236,48 @@ def test_a_left_row_is_remembered_when_rows_of_others_are_looked_for(system) -> 
     left.query_again()
     assert not left.may_contain(sent)  # a thread sends the first row although the second is left
     assert left.may_exist
+
+
+@pytest.mark.parametrize("registered_by", ["add", "query_again"])
+def test_a_row_that_is_registered_during_a_query_that_cannot_find_it_is_sent_first(
+    postgres, monkeypatch, registered_by
+) -> None:
+    url = postgres.new_database()
+    store, other = PeeweeStore(url, "shop"), PeeweeStore(url, "shop")
+    store.set_up()
+    outbox = type(store.outbox)
+    pending = outbox.pending
+    left = LeftoverRows(store, "shop", SYSTEM)
+    reads: list[int] = []
+    uncommitted = ExitStack()
+    uncommitted.enter_context(other.transaction())
+    late = other.outbox.put("work", {"n": 1}).id
+    with store.transaction():
+        sent, new = (store.outbox.put("work", {"n": n}).id for n in (2, 3))
+        store.outbox.remove([sent])
+    left.may_contain(sent)
+    left.add(sent)
+
+    def commit_after_first_read(self, *arguments: int, **options: int):
+        rows = pending(self, *arguments, **options)
+        reads.append(len(rows))
+        if len(reads) == 1:
+            uncommitted.close()
+            if registered_by == "add":
+                left.add(late)
+            else:
+                left.query_again()
+                assert left.may_contain(sent)
+        return rows
+
+    monkeypatch.setattr(outbox, "pending", commit_after_first_read)
+    assert not left.may_contain(sent)
+    assert reads[0] == 0
+    with left.hold_earlier(new, new) as earlier:
+        assert [row.id for row in earlier or ()] == [late]
+    store.close()
+    other.close()
+    postgres.drop_database(url)
 
 
 def test_rows_of_other_keys_are_left_to_the_relay(system, bus) -> None:

@@ -58,6 +58,9 @@ class LeftoverRows:
         self._last_foreign_row = 0
         # The last id of a row that may be a leftover row; 0 if there is none.
         self._last_leftover_row = 0
+        # How often leftover rows were registered. may_contain() finds by it whether another thread
+        # has registered rows during the query.
+        self._registrations = 0
         # Whether the next may_contain() must include rows of other processes.
         self._must_query = True
 
@@ -72,7 +75,11 @@ class LeftoverRows:
         A sender calls it after it could not send its rows.
         """
         with self._state_lock:
-            self._last_leftover_row = max(self._last_leftover_row, row)
+            self._register_locked(row)
+
+    def _register_locked(self, row: int) -> None:
+        self._last_leftover_row = max(self._last_leftover_row, row)
+        self._registrations += 1
 
     def register_sender(self, sender: object, rows: Sequence[int]) -> None:
         """Register that this process will send rows itself; hold_earlier() leaves them out.
@@ -115,14 +122,16 @@ class LeftoverRows:
             if self._must_query:
                 self._must_query = False
                 self._last_foreign_row = first_row - 1
-                self._last_leftover_row = max(self._last_leftover_row, first_row - 1)
-            last_row = self._last_leftover_row
+                self._register_locked(first_row - 1)
+            last_row, registrations = self._last_leftover_row, self._registrations
         oldest = self._store.outbox.pending(1, up_to=last_row)
         if not oldest:
             with self._state_lock:
-                self._last_leftover_row = (
-                    0 if self._last_leftover_row == last_row else self._last_leftover_row
-                )
+                # A row that was registered during the query can have a lower id than `last_row`,
+                # because PostgreSQL can commit the lower of two ids later. The query may not have
+                # found this row.
+                if self._registrations == registrations:
+                    self._last_leftover_row = 0
         return bool(oldest) and oldest[0].id < first_row
 
     @contextmanager
