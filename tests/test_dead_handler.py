@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from peewee import Database
 
 from feedbus import Bus, DeadLetter, Message, Outage, Reject, handler
+from feedbus.errors import StoreOutage
 from feedbus.handling.annotations import Unfit
 from feedbus.handling.dead_handlers import DeadLetterFunction
 from feedbus.testing import TestSystem
@@ -18,6 +22,10 @@ from feedbus.topology import RetryPolicy, StoreOptions
 from feedbus.urls import parse_store_url
 from tests.handlers_to_run import Numbered, topology_of
 from tests.projects import Project
+from tests.small_topologies import queue
+from tests.system_fixtures import closing_store
+from tests.systems import System
+from tests.transactions import numbers
 
 SEEN: list[object] = []
 AWAY: list[str] = []
@@ -161,6 +169,76 @@ def test_its_effects_and_what_it_publishes_commit_together_or_not_at_all(tmp_pat
         assert [letter.reason[:12] for letter in system.dead_letters("work")].count("one") == 2
 
 
+def publish_letter(letter: DeadLetter, bus: Bus) -> None:
+    bus.publish("other", letter.payload, "n")
+
+
+def publish_and_fail(letter: DeadLetter, bus: Bus) -> None:
+    publish_letter(letter, bus)
+    raise LookupError(letter.reason)
+
+
+@contextmanager
+def system_with_next(folder: Path, dead_handler: str) -> Iterator[System]:
+    """Yield a system whose queue has `once`, and whose dead handler publishes to a second queue."""
+    work = queue(once=True, dead_handler=f"{__name__}:{dead_handler}")
+    with closing_store():
+        yield System.at(folder, work, queue("next", exchange="other", routing_keys=("n",)))
+
+
+def test_rows_of_one_that_fails_do_not_hide_rows_that_get_the_same_ids(tmp_path):
+    with system_with_next(tmp_path, "publish_and_fail") as system:
+        with system.bus() as bus:
+            for number in range(4):
+                bus.publish("work", {"n": number}, message_id=f"m-{number}")
+
+        def handle(message: dict[str, Any], bus: Bus) -> None:
+            if message["n"] == 0:
+                raise Reject(str(message["n"]))
+            if message["n"] == 1:  # meanwhile, another process handles message 2, and is killed
+                system.store.inbox.add_new("work", ["m-2"])
+                system.store.outbox.put("other", {"n": 2}, "n")
+                system.store.database.execute_sql(
+                    "UPDATE feedbus_outbox SET created_at = created_at - 60000000"
+                )
+                return
+            bus.publish("other", message, "n")
+
+        system.run(handle)
+        system.run(system.note, "next")
+        assert (system.seen, numbers(system)) == ([2, 3], [])
+        assert len(system.dead()) == 1
+
+
+def test_a_commit_whose_answer_was_lost_leaves_rows_that_are_sent_before_later_ones(
+    tmp_path, monkeypatch
+):
+    with system_with_next(tmp_path, "publish_letter") as system:
+        system.publish([1, 2])
+        transaction = system.store.transaction
+        losses: list[int] = []
+
+        @contextmanager
+        def lose_answer() -> Iterator[object]:
+            with transaction() as session:
+                yield session
+            if numbers(system) == [2] and not losses:
+                losses.append(1)
+                msg = "the store went away during the commit"
+                raise StoreOutage(msg)
+
+        def handle(message: dict[str, Any], bus: Bus) -> None:
+            if message["n"] == 2:
+                raise Reject(str(message["n"]))
+            bus.publish("other", message, "n")
+
+        monkeypatch.setattr(system.store, "transaction", lose_answer)
+        system.run(handle)
+        system.run(system.note, "next")
+        assert losses
+        assert (system.seen, numbers(system)) == ([1, 2, 2], [])
+
+
 def two(letter: DeadLetter, other: int) -> None: ...
 def nothing() -> None: ...
 def takes_a_number(text: int) -> None: ...
@@ -228,7 +306,7 @@ def undo(letter, session: Database) -> None:
 @pytest.mark.parametrize(("limit", "more"), [(2, ""), (1, "concurrency = 4")])
 def test_nothing_is_lost_and_nothing_loops_where_it_ends_its_process(tmp_path, limit, more):
     """Each death is counted; the dead letter is put aside without it after delivery_limit more."""
-    body = 'note("handled")\nraise Reject("no")'
+    body = 'note("handled")\nraise Reject(str(message["n"]))'
     options = f'dead_handler = "small_handlers:undo"\ndelivery_limit = {limit}\n{more}'
     project = Project.at(tmp_path, body, options)
     module = tmp_path / "small_handlers.py"

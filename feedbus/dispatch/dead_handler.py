@@ -193,7 +193,7 @@ class DeadHandler:
         # from the id of the record, from which the ids of the handler's messages are derived.
         records = Records(_single_chunk(f"{message.message_id}/dead"), [cause])
         with Publications(self._sender, self._store, self._leftovers) as publications:
-            with self._store.transaction() as session:
+            with publications.call(in_transaction=True) as session:
                 try:
                     bus = CollectingBus(
                         records, publications.collect, self._sender.encoder.shard_count

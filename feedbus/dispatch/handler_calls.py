@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 from feedbus.bus.collecting_bus import MAX_AT_ONCE, BatchBus, Collect, CollectingBus
@@ -167,38 +166,33 @@ class HandlerCalls:
         """
         store, queue = self._store, self._consumer.queue
         publications = self._publications()
-        try:
-            with nullcontext() if queue.stream else store.transaction() as session:
-                new_records = records
-                if queue.once:
-                    new_records = records.only(store.inbox.add_new(queue.name, records.ids))
-                if len(new_records) < len(records):
-                    # The other records were handled before. The process that handled them may have
-                    # ended before it sent its messages. Then it has left rows in the outbox, which
-                    # must be sent before the messages of this call.
-                    self.query_outbox_again()
-                if not len(new_records):
-                    return publications
-                try:
-                    bus = self._bus(wrapped.handler, new_records, publications.collect)
-                    argument = new_records if wrapped.handler.batch else new_records[0]
-                    wrapped.call(argument, Given(bus, session, new_records))
-                    bus.flush()
-                    if wrapped.handler.batch and (overtaken := self._find_overtaken(new_records)):
-                        raise FailedRecordsOvertaken(overtaken)
-                finally:
-                    if os.getpid() != self._pid:
-                        end_fork()
-                if queue.once and (failed_ids := _failed_ids(new_records)):
-                    store.inbox.remove(queue.name, failed_ids)
-            if new_records is not records:
-                ids = records.ids
-                for index, verdict in new_records.verdicts.items():
-                    records.verdicts[ids.index(new_records.ids[index])] = verdict
-        except BaseException as error:
-            outage = isinstance(error, StoreOutage) or store.is_outage(error)
-            publications.discard_after_error(maybe_committed=outage)
-            raise
+        with publications.call(in_transaction=not queue.stream) as session:
+            new_records = records
+            if queue.once:
+                new_records = records.only(store.inbox.add_new(queue.name, records.ids))
+            if len(new_records) < len(records):
+                # The other records were handled before. The process that handled them may have
+                # ended before it sent its messages. Then it has left rows in the outbox, which
+                # must be sent before the messages of this call.
+                self.query_outbox_again()
+            if not len(new_records):
+                return publications
+            try:
+                bus = self._bus(wrapped.handler, new_records, publications.collect)
+                argument = new_records if wrapped.handler.batch else new_records[0]
+                wrapped.call(argument, Given(bus, session, new_records))
+                bus.flush()
+                if wrapped.handler.batch and (overtaken := self._find_overtaken(new_records)):
+                    raise FailedRecordsOvertaken(overtaken)
+            finally:
+                if os.getpid() != self._pid:
+                    end_fork()
+            if queue.once and (failed_ids := _failed_ids(new_records)):
+                store.inbox.remove(queue.name, failed_ids)
+        if new_records is not records:
+            ids = records.ids
+            for index, verdict in new_records.verdicts.items():
+                records.verdicts[ids.index(new_records.ids[index])] = verdict
         return publications
 
     async def collect_async(self, call: AsyncCall, records: Records) -> Publications:
@@ -215,11 +209,9 @@ class HandlerCalls:
         """
         publications = self._publications()
         try:
-            bus = CollectingBus(records, publications.collect, self._sender.encoder.shard_count)
-            await call(records[0], Given(bus, None, records))
-        except BaseException:
-            publications.clear()
-            raise
+            with publications.call(in_transaction=False):
+                bus = CollectingBus(records, publications.collect, self._sender.encoder.shard_count)
+                await call(records[0], Given(bus, None, records))
         finally:
             if os.getpid() != self._pid:
                 end_fork()

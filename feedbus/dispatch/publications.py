@@ -10,13 +10,15 @@ the relay sends them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from feedbus.broker.refused_messages import Refusal, raise_refused
 from feedbus.bus.outbox_requests import put_records, request_of
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import Spool
-from feedbus.errors import Outage, PublishError
+from feedbus.errors import Outage, PublishError, StoreOutage
 from feedbus.records.packs import Pack
 from feedbus.store import Store
 from feedbus.store.leftover_rows import LeftoverRows
@@ -66,6 +68,29 @@ class Publications(Spool):
         self._after_slice = after_slice
         self._rows: list[int] = []  # the ids of the messages' rows in the outbox
         self._unsent_records = 0  # the number of records since the latest slice was sent
+
+    @contextmanager
+    def call(self, *, in_transaction: bool) -> Iterator[Any]:
+        """Enter the block that calls the handler; if the block fails, forget all messages.
+
+        Yields the session of the store, or None without a transaction.
+
+        Args:
+            in_transaction: whether the block is a transaction of the store, which ends with it.
+
+        """
+        try:
+            with self._store.transaction() if in_transaction else nullcontext() as session:
+                yield session
+        except BaseException as error:
+            # The connection to the store may have been lost during the commit. Only then the rows
+            # can be in the outbox.
+            maybe_committed = isinstance(error, StoreOutage) or self._store.is_outage(error)
+            if self._leftovers is not None and not maybe_committed:
+                self._leftovers.remove_sender(self)
+                self._rows = []
+            self.discard()
+            raise
 
     def collect(self, exchange: str, pack: Pack, envelope: Envelope | None = None) -> None:
         """Add records that a bus publishes; with `stream`, send a slice if it is complete.
@@ -136,19 +161,6 @@ class Publications(Spool):
         """
         self.leave_in_outbox()
         self.clear()
-
-    def discard_after_error(self, *, maybe_committed: bool) -> None:
-        """Forget all messages, after an error of the transaction.
-
-        Args:
-            maybe_committed: whether the rows can be in the outbox, because the connection to the
-                store may have been lost during the commit.
-
-        """
-        if self._leftovers is not None and not maybe_committed:
-            self._leftovers.remove_sender(self)
-            self._rows = []
-        self.discard()
 
     def _send_own(self) -> None:
         if self:
