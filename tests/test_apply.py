@@ -169,7 +169,7 @@ def test_a_queue_that_gets_messages_after_the_plan_is_kept_and_plan_shows_what_t
         " after the plan was made; `feedbus plan` shows how to keep or delete them" in reported
     )
     (danger,) = make_plan(wanted, None, predict=False).dangers
-    assert "delete it with its messages: --delete-nonempty gone" in danger.reason
+    assert "delete it with its messages: `feedbus apply --delete-nonempty gone`" in danger.reason
 
 
 def test_two_applies_exclude_each_other(make: Callable[..., System]) -> None:

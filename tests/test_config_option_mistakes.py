@@ -92,7 +92,7 @@ WRONG_OPTIONS = {
         'batch = { ▸wait = "1s" }',
         (
             "batch.wait: has no effect without size: each batch then has one record;"
-            " expected also size"
+            " expected size, too"
         ),
     ),
     "a batch that waits longer than the consumer": (
@@ -204,8 +204,8 @@ WRONG_OPTIONS = {
     "overflow without a maximal length": (
         '▸overflow = "drop-head"',
         (
-            "overflow: has no effect without max_length: the queue cannot overflow; expected also"
-            " max_length"
+            "overflow: has no effect without max_length: the queue cannot overflow; expected"
+            " max_length, too"
         ),
     ),
     "a delivery limit of none": (
@@ -306,7 +306,7 @@ WRONG_RINGS = {
     ),
     "weights without shards": (
         "▸weights = { 3 = 2 }",
-        "weights: has no effect without shards: expected weight, or also shards",
+        "weights: has no effect without shards: expected weight, or shards, too",
     ),
     "the weight of a shard that does not exist": (
         "shards = 3\nweights = { 2 = 2, ▸3 = 2 }",

@@ -55,7 +55,7 @@ class Spread:
 
     @property
     def max_over_share(self) -> float:
-        """The largest ratio of a shard's records to its share by weight; 1 if it is even."""
+        """The largest ratio of a shard's records to its share by weight; 1 if all are equal."""
         return max_over_share(self.records, self.members)
 
     @property

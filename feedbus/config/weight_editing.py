@@ -10,7 +10,7 @@ import tree_sitter_toml
 from tree_sitter import Language, Node, Parser
 
 from feedbus import config
-from feedbus.config.file_overwriting import overwrite
+from feedbus.config.in_place_writing import overwrite
 from feedbus.config.toml_positions import KEYS, decode, named, parts, write
 from feedbus.errors import TopologyError, UsageError
 from feedbus.topology import Topology
@@ -176,7 +176,7 @@ class _Tree:
             header = self.headers[table]
             bracket = next(child for child in header.children if child.type == "]")
             return self._put_line(bracket.end_byte, f"{path[-1]} = {value}")
-        msg = f"the file has no table [{write(table)}]: add this table with {path[-1]} = {value}"
+        msg = f"the topology has no table [{write(table)}]: add it with {path[-1]} = {value}"
         raise UsageError(msg)
 
     def rename(self, path: Keys, name: str, value: str) -> bytes:

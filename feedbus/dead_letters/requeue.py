@@ -134,9 +134,9 @@ class Requeue:
     def _lock_ring(self) -> None:
         """Take the topology's lock, and set `_waiting_queue` while the lock is held.
 
-        While this process has the lock, no switch begins. A later switch makes consumers move the
-        records of their waiting queues. The dead letters are already in these queues then, so the
-        consumers handle the dead letters first.
+        While this process has the lock, no switch begins. A later switch finds the dead letters
+        in the waiting queues already. So consumers move them together with the records that wait
+        behind them, and the order is kept.
 
         Taking the lock takes longer than sending a dead letter. So the lock is held for several
         dead letters, but not for long, because consumers and other commands need the lock.

@@ -47,8 +47,8 @@ class RecordCall:
         error: the exception of the call, or of sending its messages; None if there is none.
         has_ended: whether the call has ended.
         is_classified: whether HandlerCalls.classify_error() has returned the error.
-        is_known_as_slow: whether SlowCalls leaves out the call after its end, because the slow
-            calls were read while it ran.
+        is_known_as_slow: whether SlowCalls does not register the call at its end. The reason is
+            that a crash was counted against the slow messages while the call ran.
 
     """
 

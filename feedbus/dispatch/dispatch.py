@@ -136,8 +136,9 @@ class Dispatch:
         self._settled_counts = SettledCounts(metrics, self.clock)
         self._paused_seconds = 0.0
         # Other programs can publish a message without an id. Then feedbus derives an id from the
-        # content of the message. So two equal messages have the same id, and on a queue with
-        # `once = true` the second message would be ignored. This object gives it another id.
+        # content of the message. So a new message that equals an earlier one would have its id. On
+        # a queue with `once = true`, the new message would be ignored, as if it were a redelivery.
+        # This object gives another id to each message that is certainly new.
         self._repeated_deliveries = (
             RepeatedDeliveries(
                 queue.name, store.inbox, metrics, self.clock.unique, in_order=order.is_ordered
@@ -233,9 +234,9 @@ class Dispatch:
     def fail_record(self, decoded: DecodedDelivery, row: int, error: BaseException) -> None:
         """Add the decision on a failed record to its delivery.
 
-        A record has failed if its handler has raised an exception (also Drop), or if the broker has
-        refused the messages of the handler. The decision is the verdict on the record, with the
-        message that is sent for it.
+        A record has failed if its handler has raised an exception (here also the verdict Drop), or
+        if the broker has refused the messages of the handler. The decision is the verdict on the
+        record, with the message that is sent for it.
 
         SingleCalls and end_record() call this.
 

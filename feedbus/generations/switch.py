@@ -65,7 +65,7 @@ def switch_ring(
     Raises:
         NoRoomError: a full queue has no room for a held message. The switch is interrupted. The
             caller releases the lock for a moment, and calls the function again.
-        Outage: no shard accepts a held message.
+        Outage: no ring has a queue for a held message; an operator may have deleted the queues.
         UsageError: the ledger or the readers' queue has a message that feedbus did not write, and
             neither of them has a state.
 
@@ -232,8 +232,9 @@ def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
 def _delete_control_messages(channel: Channel, queue: str) -> bool:
     """Delete the messages at the front of a waiting queue, up to the first record.
 
-    The deleted messages are fences, and messages of `feedbus dead drop` that release a key. The
-    queue has no consumer.
+    The deleted messages are notices, which are fences in a waiting queue, and messages by which
+    `feedbus dead drop` releases keys that are blocked by a dead letter (`block_on_dead`). The queue
+    has no consumer.
 
     Returns:
         True if the queue is empty now; False if it has a record.

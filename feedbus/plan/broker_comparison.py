@@ -245,7 +245,8 @@ class Comparison:
         """Return what to do with a queue that has messages, and that no consumer empties."""
         made = derived(name)
         owner = made.owner if made and made.role in {Role.DEAD, Role.RETRY} else name
-        delete = f"delete it with its messages: --delete-nonempty {self._without_prefix(owner)}"
+        command = f"feedbus apply --delete-nonempty {self._without_prefix(owner)}"
+        delete = f"delete it with its messages: `{command}`"
         if self._names.is_of_timer(name):
             return f"empty it, or {delete}"
         if made is not None:

@@ -193,7 +193,7 @@ def visits(key_hash: int, buckets: int) -> list[int]:
 
 
 def _visits_far(key_hash: int, buckets: int) -> list[int]:
-    """Return the result of visits() for a hash that needs more outputs than the fast code has."""
+    """Return the result of visits() for a hash that needs more random numbers than visits() has."""
     visited: list[int] = []
     reached = 0
     for draw in draws(key_hash):

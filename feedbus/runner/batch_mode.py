@@ -176,7 +176,13 @@ class BatchMode:
         return self._run.consumer.queue.batch.size
 
     def _handle_waiting(self, raw: RawConnection, deliveries: Sequence[Delivery]) -> bool:
-        """Handle taken deliveries of waiting queues; return False as _handle_and_settle() does."""
+        """Handle deliveries that were taken from waiting queues.
+
+        Returns:
+            False if the unsettled deliveries must be returned to the broker before its consumer
+            timeout expires.
+
+        """
         return self._handle_and_settle(raw, deliveries, self._run.clock.monotonic())
 
     def handle_next(self, raw: RawConnection) -> bool:

@@ -138,7 +138,9 @@ class MisplacementCheck:
             events.warning(
                 "misplaced_not_recorded",
                 f"feedbus could not record that the ring of exchange {generation.exchange} must be"
-                " repaired; it tries again with a later message on a wrong shard",
+                " repaired, so `feedbus apply` does not repair it yet; feedbus tries again at the"
+                " next message on a wrong shard; if this line is not logged again then, run"
+                " `feedbus apply`",
                 exchange=generation.exchange,
                 error=error,
             )

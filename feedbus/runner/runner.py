@@ -287,16 +287,17 @@ class Runner:
             queues.check_old_queues()
             arrived = mode.receive(raw)
             if self._subscriptions.cancelled:
-                # If this is the subscription to a waiting queue, another consumer may have put
-                # records there since. Until they are read, no record may be handled.
+                # The broker has cancelled a subscription, perhaps the one to a waiting queue. Since
+                # then, another consumer may have let records wait there. This consumer does not
+                # know them. If it handled a record now, the record could overtake one of them.
                 if queues.end_queues():
                     break
                 continue
             # handle_waiting_records() and handle_next() call the handlers, and settle deliveries.
             # They return False if the unsettled deliveries must be returned to the broker before
-            # its consumer timeout expires. They set `has_given_up` if there was an outage, and if
-            # the run has ended during the outage, or the queue was assigned to another host. Then
-            # nothing more is settled.
+            # its consumer timeout expires. In an outage they wait. If the run ends meanwhile, or
+            # the queue is assigned to another host, they set `has_given_up`. Then nothing more is
+            # settled.
             in_time = mode.handle_waiting_records(raw) and (
                 not arrived or run.has_given_up or mode.handle_next(raw)
             )

@@ -72,7 +72,8 @@ class Connection(frames.Connection):
         """
         self._answer_seconds = ANSWER_SECONDS
         self._wakers: select.poll | None = None
-        # py-amqp's number of received frames (bytes_recv) at the last check, and when it changed.
+        # The number of frames received until the last check (py-amqp's attribute bytes_recv, which
+        # counts frames in spite of its name), and when a check last found a new number.
         self._heard_frames, self._heard_at = 0, time.monotonic()
         result = super().connect(callback)
         transport: Any = self._transport
@@ -230,7 +231,8 @@ class Connection(frames.Connection):
         kind, channel, size = FRAME_HEADER.unpack_from(read)
         end = FRAME_HEADER.size + size
         if len(read) <= end or read[end] != FRAME_END:
-            return None  # py-amqp waits for the rest of the frame, or raises the error
+            # py-amqp waits for the rest of the frame, or raises an error if the last byte is wrong.
+            return None
         transport._read_buffer = read[end + 1 :]  # noqa: SLF001 -- as above
         return kind, channel, read[FRAME_HEADER.size : end]
 

@@ -112,9 +112,9 @@ class Maintenance(Protocol):
     """
 
     def postpone(self) -> None:
-        """Start the quiet time before run() again.
+        """Begin the quiet time again, because this connection has just used the broker.
 
-        It is called when this connection has used the broker.
+        run() is called when the broker was not used for the quiet time.
         """
 
     def seconds(self) -> float | None:
