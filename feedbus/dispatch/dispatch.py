@@ -136,8 +136,8 @@ class Dispatch:
         self._settled_counts = SettledCounts(metrics, self.clock)
         self._paused_seconds = 0.0
         # Other programs can publish a message without an id. Then feedbus derives an id from the
-        # content of the message. So a new message that equals an earlier one would have its id. On
-        # a queue with `once = true`, the new message would be ignored, as if it were a redelivery.
+        # content of the message. So a new message has the id of an earlier message with the same
+        # content. On a queue with `once = true`, it would be ignored, as if it were a redelivery.
         # This object gives another id to each message that is certainly new.
         self._repeated_deliveries = (
             RepeatedDeliveries(
@@ -234,9 +234,10 @@ class Dispatch:
     def fail_record(self, decoded: DecodedDelivery, row: int, error: BaseException) -> None:
         """Add the decision on a failed record to its delivery.
 
-        A record has failed if its handler has raised an exception (here also the verdict Drop), or
-        if the broker has refused the messages of the handler. The decision is the verdict on the
-        record, with the message that is sent for it.
+        A record has failed if its handler has raised an exception, or if the broker has refused the
+        messages of the handler. The exception can also be Drop, after which the record is only
+        acknowledged. The decision is the verdict on the record, with the message that is sent for
+        it.
 
         SingleCalls and end_record() call this.
 
@@ -287,9 +288,9 @@ class Dispatch:
 
         Args:
             deliveries: the deliveries in the order of their arrival.
-            running: the ids of messages that are being handled now. If a new message was published
-                without an id, and feedbus derives one of these ids from the content of the new
-                message, the new message gets another id.
+            running: the ids of messages that are being handled now. A message without an id gets an
+                id that is derived from its content. If the derived id is one of `running`, the
+                message gets another id.
 
         Raises:
             StoreOutage: the queue has `once = true`, and the store is unavailable.

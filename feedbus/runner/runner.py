@@ -310,7 +310,7 @@ class Runner:
                 # connection has lasted for long enough, an earlier outage is over.
                 run.outage_pause.record_success_after(begun_at)
             self._pruning.check(raw)
-            if queues.end_queues():  # True if the old queues must be divided again
+            if queues.end_queues():  # True if an old queue was deleted, or a subscription cancelled
                 break
         mode.finish_running()
         self._subscriptions.close()
