@@ -1,8 +1,8 @@
 """Count the records that wait for the deletion of queues of older generations.
 
 A change of shards creates new queues, a new generation. The queues of the older generations can
-still contain earlier records of a key. So a record of this key in a newer queue waits until such an
-older queue is deleted.
+still contain earlier records of a key. So a record of this key in a newer queue waits until all
+these older queues are deleted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class AwaitedQueues:
     WaitingRecords, the waiting records of one consumer, has one AwaitedQueues object.
 
     Attributes:
-        record_count: how many records wait for one or more of these queues.
+        record_count: how many records wait for the deletion of one or more queues.
 
     """
 

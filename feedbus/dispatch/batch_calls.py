@@ -1,11 +1,12 @@
 """Calls of handlers for the records of a batch.
 
-If a batch handler raises an exception, it is called again for each record alone.
+If a batch handler raises an exception, it is called again for each record alone. After an outage,
+it is not: then the same deliveries are handled again later.
 
 A batch handler can set a verdict on each record. With `order_by`, it can ask for a retry of a
 record although it has handled later records of the same key. Then the effects of the call are
-discarded. The handler is called again without these later records, which wait. Such calls are
-frequent if the batch has waiting records, because many waiting records have the same key.
+discarded. The handler is called again without these later records, which wait. Such a second call
+is frequent if the records come from a waiting queue, because many of them have the same key.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ class BatchCalls:
         """Call a batch handler; return the exceptions by the index of the record.
 
         If the result is None, each record must be handled alone. This is so if the handler raises
-        an exception, or if later records overtake failed records in each of MAX_CALLS calls.
+        an exception, if the broker refuses its messages, or if later records overtake failed
+        records in each of MAX_CALLS calls.
         """
         # The records of the next call, and their indexes in `records`.
         remaining, indexes = records, list(range(len(records)))

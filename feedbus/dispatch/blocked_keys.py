@@ -5,7 +5,7 @@ while the batch is handled. Then the later records of its key in this batch must
 modules that call handlers use is_blocked() before each call, and pass a blocked record to defer().
 
 Most batches have no failed record. So is_blocked() first looks at a flag, which is set when a
-record fails, and is reset when the deliveries are settled.
+record fails or must wait, and is reset when the deliveries are settled.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ class BlockedKeys:
         return self._decoder.keys(decoded)
 
     def is_blocked(self, decoded: DecodedDelivery, row: int) -> bool:
-        """Whether a record must wait, because an unsettled earlier record of its key has failed.
+        """Whether a record must wait, because an earlier record of its key has failed.
+
+        Only failures after the last settlement of deliveries count. For earlier failures, the
+        decoder has already checked whether the record must wait.
 
         The modules that call handlers ask this before each call.
 
@@ -87,7 +90,7 @@ class BlockedKeys:
     def is_blocked_in(self, records: Records, index: int) -> bool:
         """Whether a record of a batch must wait, because an earlier record of its key has failed.
 
-        It is asked before each call, when a batch handler is called for each record alone.
+        BatchCalls asks this before each call for one record.
 
         Args:
             records: the records of the batch.
@@ -140,8 +143,9 @@ class BlockedKeys:
     def decide(self, invalid: InvalidRecord) -> None:
         """Decide on a record that no handler gets, when the earlier records have been handled.
 
-        It becomes a dead letter. If its key is blocked, it waits for the earlier records instead.
-        But a delivery that cannot be decoded becomes a dead letter at once.
+        The record becomes a dead letter. If its key is blocked, the record waits for the earlier
+        records instead. But a delivery that cannot be decoded becomes a dead letter although its
+        key is blocked.
 
         Args:
             invalid: the record, such as one whose fields have wrong types. Its delivery gets the

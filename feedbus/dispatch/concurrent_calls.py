@@ -190,7 +190,9 @@ class ConcurrentCalls:
                     records: Records = Records([chunk.select([index])], [owner])
                     self._sequencer.add(RecordCall(key, delivery, row, each.wrapped, records))
         for delivery in unfinished.values():
-            if delivery.decoded.decisions:  # some of its records are invalid, or must wait
+            if delivery.decoded.decisions:
+                # Some of its records are invalid or must wait. The decisions do not contain the
+                # keys of these records. So all keys of the delivery are registered.
                 delivery.failed_keys.update(self._blocked_keys.keys(delivery.decoded))
                 self._failed_deliveries.append(delivery)
         empty = [delivery for delivery in unfinished.values() if not delivery.unfinished_records]
@@ -205,8 +207,8 @@ class ConcurrentCalls:
 
         Invalid records, which no handler gets, are not returned: this method decides on them.
 
-        If a resource has ended, it must be opened again. It is opened when no call runs. Until
-        then, no record may start.
+        If a resource has ended by itself, it must be opened again. The runner does so when no call
+        runs. Until then, this method returns no records.
         """
         if not self._resources.ready:
             return []
@@ -238,6 +240,7 @@ class ConcurrentCalls:
         """Publish the messages of calls that have ended; the runner then calls send_failed().
 
         If a call ended with an outage, its record runs again, and self.outage is set to the outage.
+        Otherwise self.outage is set to None.
 
         Raises:
             Outage: the broker or store is unavailable; the next call continues.
@@ -319,8 +322,8 @@ class ConcurrentCalls:
     def _end_record(self, ended: RecordCall | DeferredInvalidRecord, row: int) -> None:
         """End a record that failed or is invalid.
 
-        If its key is blocked now, the later records of the key wait. Otherwise the next one may
-        run.
+        If its key is blocked now, the later records of the key wait. Otherwise the next record of
+        the key may run.
         """
         self._register_failure(ended)
         self._count_finished(ended.delivery)
@@ -355,7 +358,7 @@ class ConcurrentCalls:
             self._finished.append(delivery.decoded)
 
     def _release_finished(self) -> None:
-        """Pass finished deliveries with failed records to send_failed(), in the order of each key.
+        """Pass finished deliveries with failed records to send_failed(); each key stays in order.
 
         The failed record of a key must be in the waiting queue before the later records of the key.
         Suppose that a later record was sent to this queue first, and that the process then ended.

@@ -20,7 +20,8 @@ class UnfinishedDelivery:
         number: the deliveries are numbered in the order of their arrival.
         unfinished_records: how many of its records are unfinished.
         failed_keys: the keys of its records that have failed, or that must wait for a failed
-            record. A record that has failed because it has no key is not included.
+            record. If the decoder has decided on some of its records, the set contains all keys of
+            the delivery. A record without a usable key has no key in the set.
 
     """
 
@@ -47,8 +48,8 @@ class RecordCall:
         error: the exception of the call, or of sending its messages; None if there is none.
         has_ended: whether the call has ended.
         is_classified: whether HandlerCalls.classify_error() has returned the error.
-        is_known_as_slow: whether SlowCalls does not register the call at its end. The reason is
-            that a crash was counted against the slow messages while the call ran.
+        is_known_as_slow: whether a crash was counted against the slow messages while the call ran.
+            Then SlowCalls does not register the call at its end, so that no crash is counted twice.
 
     """
 
@@ -75,7 +76,8 @@ class RecordCall:
 class DeferredInvalidRecord:
     """An invalid record, which no handler gets, until the earlier records of its key have ended.
 
-    It is used in the concurrent mode. Then a decision on the record is made, such as a dead letter.
+    When they have ended, the decision on the record is made, such as a dead letter. The class is
+    used in the concurrent mode.
 
     Attributes:
         key: the ordering key; None if the queue has no `order_by`.

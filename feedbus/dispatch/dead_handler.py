@@ -36,11 +36,10 @@ events = EventLog(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetterCause:
-    """A dead letter as the cause of the messages that the dead handler publishes.
+class DeadLetterDelivery:
+    """The delivery of a failed record: it returns the Message that the dead handler can request.
 
-    The ids of these messages are derived from it. An object is created for each call of the dead
-    handler.
+    An object is created for each dead letter that the dead handler gets.
 
     Attributes:
         consumer: the consumer that handled the record.
@@ -56,9 +55,9 @@ class DeadLetterCause:
     routing_key: str
 
     def message(self, row: int) -> Message:
-        """Return the message of the dead letter.
+        """Return the properties of the dead letter, as the dead handler gets them.
 
-        It is called for each message that the dead handler publishes.
+        It is called if a parameter of the dead handler requests the Message.
 
         Args:
             row: an index that has no effect, because there is only one record.
@@ -186,12 +185,13 @@ class DeadHandler:
                 reason=letter.reason,
             )
             return
-        cause = DeadLetterCause(
+        failed_delivery = DeadLetterDelivery(
             self._consumer, delivery, message.message_id, str(message.headers[KEY])
         )
-        # The ids of the messages that the function publishes are derived from this id. It differs
-        # from the id of the record, from which the ids of the handler's messages are derived.
-        records = Records(_single_chunk(f"{message.message_id}/dead"), [cause])
+        # The ids of the messages that the function publishes are derived from the id with "/dead".
+        # The ids of the handler's messages are derived from the id of the record. So a message of
+        # the function never has the id of a message of the handler.
+        records = Records(_single_chunk(f"{message.message_id}/dead"), [failed_delivery])
         with Publications(self._sender, self._store, self._leftovers) as publications:
             with publications.call(in_transaction=True) as session:
                 try:
@@ -207,7 +207,7 @@ class DeadHandler:
                             check_returned(self._call(each, arguments_offered))
                         bus.flush()
                 finally:
-                    if os.getpid() != self._pid:
+                    if os.getpid() != self._pid:  # the function has forked: this is the new process
                         end_fork()
             publications.send()
 

@@ -39,7 +39,8 @@ class DecodedDelivery:
     def has_own_ids(self) -> bool:
         """Whether the publisher gave the ids of the records, so that no other records have them.
 
-        Otherwise feedbus has derived the id from the content. Then equal messages have equal ids.
+        Otherwise feedbus has derived the id from the content. Then equal messages have equal ids. A
+        pack always contains the ids of its records.
         """
         return self.delivery.identified or self.delivery.content_type == PACK
 
@@ -89,9 +90,11 @@ class HandlerInput:
 class InvalidRecord:
     """A record that no handler gets: it has errors, or no handler is declared for it.
 
+    It can also stand for a whole delivery that cannot be decoded.
+
     This class is used on queues whose dead letters block their keys (`block_on_dead`). There, the
-    record must block only the later records of its key. So the decision on it is made when the
-    earlier records of its key have been handled. On other queues, the decoder decides at once.
+    record must block only the later records of its key. So the decision on the record is made when
+    the earlier records of its key have been handled. On other queues, the decoder decides at once.
 
     Attributes:
         decoded: the delivery.

@@ -69,6 +69,7 @@ class Decoder:
         self._decides_in_order = order_decisions is not None and consumer.queue.block_on_dead
         self._wrapped_handlers = wrapped_handlers
         self._codecs = Codecs.of(topology)
+        # Then decode() is called directly, which is faster.
         self._only_json = not topology.codecs and all(
             each.reads == "object" for each in wrapped_handlers
         )
@@ -93,6 +94,7 @@ class Decoder:
         for delivery in deliveries:
             decoded = self._decode_delivery(inputs, delivery)
             decoded_deliveries.append(decoded)
+            # If `order_by` names a field, each record is checked: it may lack a usable key.
             if (self._order.field or not none_waits) and len(decoded.pack):
                 self._append_ordered(inputs, decoded)
             elif self._routes.has_one_handler:

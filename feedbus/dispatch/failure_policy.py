@@ -57,8 +57,9 @@ class Decision:
             handled, because earlier records of its key wait.
         message: the dead letter; or the message that waits in a queue for the next attempt; or None
             if nothing is sent.
-        delay_milliseconds: the shortest time until the next attempt, if the verdict is "retry" or
-            "wait" and the queue has `order_by`; otherwise None.
+        delay_milliseconds: with `order_by`, the shortest time until the next attempt of a record
+            that is tried again, and 0 for a record that is sent to the waiting queue because it
+            must wait. In all other cases None.
         blocking_message: a message for the waiting queue, which blocks the key of a dead letter
             until an operator requeues or drops the dead letter; None if the key is not blocked.
 
@@ -135,7 +136,9 @@ class FailurePolicy:
         It is used for an expired message, and for one that ended its process too often.
 
         Args:
-            delivery: the delivery of the message, which becomes the dead letter unchanged.
+            delivery: the delivery of the message, which becomes the dead letter unchanged. If its
+                properties cannot be decoded, the dead letter is a sealed message, as in
+                reject_undecodable().
             reason: the reason of the dead letter.
 
         """
@@ -207,6 +210,8 @@ class FailurePolicy:
             delay_seconds = error.after_seconds
         milliseconds = max(1, round(delay_seconds * 1000))
         if self.in_order:
+            # OrderDecisions.keep_in_order() changes the message, so that it goes to the waiting
+            # queue.
             return Decision("retry", replace(letter, counted_as="retry"), milliseconds)
         message = replace(letter, routing_key=str(letter.headers[KEY]), counted_as="retry")
         queue = self.consumer.queue
@@ -214,6 +219,7 @@ class FailurePolicy:
             # The exchange in front of the retry queue has the same name as the queue.
             exchange = self.names.retry_queue(queue, milliseconds)
             return Decision("retry", replace(message, exchange=exchange))
+        # No retry queue has this delay, which the handler has chosen with Retry.
         target = timer.retry_target(self.names, queue)
         return Decision("retry", timer.delay_message(self.names, message, milliseconds, target))
 

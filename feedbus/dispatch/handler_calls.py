@@ -68,9 +68,8 @@ class HandlerCalls:
     def query_outbox_again(self) -> None:
         """Before the next messages are sent, look for leftover rows of other processes.
 
-        The rows are in the outbox. A leftover row is committed, and its message was not sent. The
-        runner calls this when it has subscribed to a queue: until then, another process may have
-        read the queue.
+        A leftover row is a committed row of the outbox whose message was not sent. The runner calls
+        this when it has subscribed to a queue: until then, another process may have read the queue.
         """
         if self._leftovers is not None:
             self._leftovers.query_again()
@@ -185,11 +184,12 @@ class HandlerCalls:
                 if wrapped.handler.batch and (overtaken := self._find_overtaken(new_records)):
                     raise FailedRecordsOvertaken(overtaken)
             finally:
-                if os.getpid() != self._pid:
+                if os.getpid() != self._pid:  # the handler has forked, and this is the new process
                     end_fork()
             if queue.once and (failed_ids := _failed_ids(new_records)):
+                # These records can be handled again: at their retry, or as requeued dead letters.
                 store.inbox.remove(queue.name, failed_ids)
-        if new_records is not records:
+        if new_records is not records:  # the caller reads the verdicts in `records`
             ids = records.ids
             for index, verdict in new_records.verdicts.items():
                 records.verdicts[ids.index(new_records.ids[index])] = verdict
@@ -213,7 +213,7 @@ class HandlerCalls:
                 bus = CollectingBus(records, publications.collect, self._sender.encoder.shard_count)
                 await call(records[0], Given(bus, None, records))
         finally:
-            if os.getpid() != self._pid:
+            if os.getpid() != self._pid:  # the handler has forked, and this is the new process
                 end_fork()
         return publications
 

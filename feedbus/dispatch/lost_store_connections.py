@@ -13,7 +13,7 @@ MAX_CALLS = 1_000  # if more calls have lost the connection, all of them are for
 class ConnectionClosed(Exception):  # noqa: N818 -- names what happened
     """A handler has closed the store's connection, or its statements have ended the connection.
 
-    feedbus raises it and logs it in place of the store's exception; the queue's retry policy then
+    feedbus uses it and logs it in place of the store's exception; the queue's retry policy then
     applies to the records.
     """
 
@@ -27,6 +27,7 @@ class LostStoreConnections:
     def __init__(self, store: Store) -> None:
         """Create the object without calls."""
         self._store = store
+        # For each call: the id of its first record, and the number of its records.
         self._calls: set[tuple[str, int]] = set()
 
     def handler_failure(self, records: Records, error: BaseException) -> ConnectionClosed | None:

@@ -137,10 +137,11 @@ class OrderDecisions:
         queue, message_id = waiting.queue_of(delivery), decoded.pack.ids[row]
         key = self._order.waiting_key(delivery, decoded.pack, row)
         dead_letter = self._records.find_dead_letter(key, message_id)
-        # If the broker delivers a record again, and its id waited when the consumer began to read,
-        # the record is also in the waiting queue: it is a repetition. A requeued dead letter that
-        # blocks its key is never a repetition. A waiting record has the same id only if a publisher
-        # has sent two messages with one id. Then both must be handled.
+        # If the broker delivers a record again, and a record with its id waited when the consumer
+        # began to read, the record is also in the waiting queue: it is a repetition. But a requeued
+        # dead letter that blocks its key is never a repetition. If a waiting record has the same id
+        # as the dead letter, a publisher has sent two messages with this id, and both must be
+        # handled.
         if (
             delivery.redelivered
             and decoded.has_own_ids

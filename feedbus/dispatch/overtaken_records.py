@@ -64,7 +64,7 @@ class OvertakenRecords:
             location = locate(records, index)
             key, verdict = self._key(location), verdicts.get(index)
             if key in first_failures:
-                overtaken |= verdict is None
+                overtaken |= verdict is None  # with a verdict, this record was not handled either
             elif verdict is not None and self._blocks_key(location, verdict):
                 first_failures[key] = location
         return [*first_failures.values()] if overtaken else []

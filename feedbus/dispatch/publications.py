@@ -83,8 +83,8 @@ class Publications(Spool):
             with self._store.transaction() if in_transaction else nullcontext() as session:
                 yield session
         except BaseException as error:
-            # The connection to the store may have been lost during the commit. Only then the rows
-            # can be in the outbox.
+            # After an outage of the store, the rows can be in the outbox: the connection may have
+            # been lost during the commit. After any other error, they are not in the outbox.
             maybe_committed = isinstance(error, StoreOutage) or self._store.is_outage(error)
             if self._leftovers is not None and not maybe_committed:
                 self._leftovers.remove_sender(self)
@@ -212,8 +212,8 @@ class Publications(Spool):
     def can_join(self) -> bool:
         """Whether these messages can be sent together with the messages of other calls.
 
-        This is so if there are few of them, none of them is a pack, and no leftover rows must be
-        sent before them.
+        This is so if they are so small that all of them are in memory, none of them is a pack, and
+        no leftover rows must be sent before them.
         """
         if self._leftovers is not None and self._leftovers.may_exist:
             return False

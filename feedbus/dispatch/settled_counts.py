@@ -2,7 +2,7 @@
 
 A delivery can have records with different verdicts, but it is counted only once. Its verdict is
 "ack" if at least one of its records is acknowledged, otherwise the verdict of its first failed
-record.
+record. A delivery is not counted yet if all its records wait for earlier records of their keys.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class SettledCounts:
                     decision.verdict for decision in decoded.decisions if decision.verdict != "wait"
                 )
                 waiting = sum(decision.verdict == "wait" for decision in decoded.decisions)
+                # A delivery that was not decoded has no records, but a decision: hence max().
                 acknowledged = max(acknowledged - failed.total() - waiting, 0)
                 if waiting and not acknowledged and not failed:
                     # All records were sent to the waiting queue, or are in it already. They are

@@ -15,8 +15,9 @@ acknowledged.
 
 After a change of shards, feedbus moves waiting records to the waiting queues of the newer
 generation. While a record is moved, the old queue and the new queue both contain a message of the
-record. The message in the newer queue is a copy. When the record is handled, its copies are
-acknowledged, too.
+record. The message in the newer queue is a *copy*. A second message of the record that arrives in
+the same queue while a handler has the record is a copy, too. When the record is handled, its copies
+are acknowledged, too.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class TakenRecords:
         If so, the later taken records of the key are not run.
 
         Args:
-            key: the ordering key, as the text that waiting messages contain.
+            key: the ordering key as a text, as in WaitingRecord.key.
 
         """
         return self._failures_by_key.get(key, 0) > 0
@@ -140,8 +141,8 @@ class TakenRecords:
     def finish(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Finish handled deliveries; return the deliveries to acknowledge in waiting queues.
 
-        The result also contains the deliveries of copies. It contains no delivery whose record was
-        not run. Deliveries that take() has not returned are ignored.
+        The result also contains the deliveries of copies that are no longer needed. It contains no
+        delivery whose record was not run. Deliveries that take() has not returned are ignored.
 
         Before this call, the broker must have confirmed the new messages of records that have
         failed again.

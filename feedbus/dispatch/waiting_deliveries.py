@@ -6,7 +6,8 @@ waiting queue is one of these:
 - a waiting record. It is kept until the time of its next attempt has come, and until the earlier
   records of its key are handled;
 - a requeued dead letter (`block_on_dead`). It is handled before all waiting records;
-- a request to release keys, because an operator has dropped the dead letters that block them.
+- a request to release keys: the dead letters that block these keys were deleted, for example by
+  `feedbus dead drop`.
 
 The runner passes each delivery to add(). It calls take() to get the deliveries to handle now. After
 the handling, it calls finish(), and acknowledges the deliveries that finish() returns. It passes a
@@ -139,8 +140,8 @@ class WaitingDeliveries:
         """Register that all messages of a waiting queue have arrived.
 
         It is called when the consumer begins to read. The ids of the waiting records are added to
-        `records_at_start`. If the consumer's own queue delivers one of these records again, the
-        record is recognised by its id, and is handled only once.
+        `records_at_start`. If the consumer's own queue also delivers one of these records, because
+        of a crash, the record is recognised by its id, and is handled only once.
         """
         self.records_at_start.add(self.records)
 
@@ -207,7 +208,10 @@ class WaitingDeliveries:
         return settled
 
     def release_keys(self, request: Delivery) -> list[Delivery]:
-        """Release the keys that a request names, except keys whose messages have not arrived yet.
+        """Release the keys that the dead letters of a request block.
+
+        The request contains the id of a dead letter, or stands for all dead letters. A key stays
+        blocked if the message that blocks the key has not arrived yet.
 
         It is called when such a request arrives. If the records of an old waiting queue are to be
         moved to a newer generation, it is also called before they are moved.
@@ -218,15 +222,15 @@ class WaitingDeliveries:
 
         Returns:
             The deliveries of the messages that blocked the keys. They must be acknowledged before
-            the request. Otherwise the connection could be lost between the two steps. Then these
-            messages would be delivered again without the request.
+            the request. If the request were acknowledged first, the connection could be lost before
+            they are acknowledged. Then they would be delivered again, but the request would not.
 
         """
         message_id, queue = str(request.headers[RELEASE]), self.queue_of(request).waiting_queue
         return [arrival.delivery for arrival in self.records.release_keys(message_id, queue)]
 
     def _apply(self, request: Delivery) -> list[Delivery]:
-        """Release the keys that a request names; return the deliveries to acknowledge now.
+        """Apply a request to release keys; return the deliveries to acknowledge now.
 
         A dead letter is sent before the message that blocks its key. If an operator drops the dead
         letter immediately, the request can arrive before this message. Then the request is kept
@@ -249,9 +253,10 @@ class WaitingDeliveries:
         return self._clock.wall_nanoseconds() / NANOSECONDS
 
     def seconds_until_due(self) -> float:
-        """Return in how many seconds take() may return a delivery.
+        """Return in how many seconds take() can return a delivery.
 
-        The result is 0 or negative if it may now, and infinity if no delivery waits.
+        The result is 0 or negative if take() can return one now. The result is infinity if no
+        delivery becomes due, for example because none waits.
 
         The runner waits for data of the broker at most for this time.
         """

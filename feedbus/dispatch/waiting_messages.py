@@ -3,13 +3,14 @@
 The message of a waiting record contains the record in the same form as a retry, and has these
 additional headers:
 
-- PLACE: the position of the record. The records of a key are handled in this order.
+- PLACE: the position of the record, a number. The records of a key are handled in the order of
+  their positions.
 - ORDER_KEY: the ordering key, if it is not the routing key.
 - NOT_BEFORE: the earliest time of the next attempt; 0 if the record only waits for earlier ones.
 
 If a dead letter blocks its key (`block_on_dead`), the dead letter itself is in the queue of dead
-letters. A message without a body in the waiting queue blocks the key. It has the header BLOCKED
-instead of NOT_BEFORE.
+letters. A message without a body in the waiting queue blocks the key. This message has the header
+BLOCKED instead of NOT_BEFORE.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import BLOCKED, NOT_BEFORE, ORDER_KEY, PLACE, TRACEBACK
 
 MICROSECONDS = 1_000_000
-MAX_POSITION = 2**62  # a header with a higher number is ignored
+NUMBER_LIMIT = 2**62  # a header with this number or a higher one is ignored
 
 
 def decode_waiting_message(
@@ -34,7 +35,8 @@ def decode_waiting_message(
 
     The position of the record is 0 if the message contains no position.
 
-    It is called for each delivery of a waiting queue.
+    WaitingDeliveries calls this for each delivery that contains a waiting record, or that blocks
+    the key of a dead letter.
 
     Args:
         arrival: the delivery.
@@ -89,6 +91,6 @@ def encode_waiting_message(
 
 
 def _decode_int_header(delivery: Delivery, name: str) -> int:
-    """Return the number in a header; 0 if the header is missing or invalid."""
+    """Return the integer in a header; 0 if the header is missing or invalid."""
     value = delivery.headers.get(name)
-    return value if type(value) is int and 0 <= value < MAX_POSITION else 0
+    return value if type(value) is int and 0 <= value < NUMBER_LIMIT else 0

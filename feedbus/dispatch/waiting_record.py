@@ -1,4 +1,4 @@
-"""A record in a waiting queue, and its copies in the waiting queues of newer generations.
+"""A record in a waiting queue, and its copies: further messages of the same record.
 
 A failed record waits in a waiting queue for its next attempt. Later records of its key wait in the
 same queue until the failed record is handled.
@@ -9,6 +9,9 @@ acknowledged in the old queue. Between these two steps, both queues contain a me
 The message in the newer queue is then a *copy*, and the record still waits in the older queue. If
 the record is handled between the two steps, its copy is acknowledged, too. After the second step,
 the copy is the record.
+
+A second message can also be in the same queue, after a crash: see WaitingRecord.replace_arrival().
+If it arrives while a handler has the record, it is a copy, too, until the handler has ended.
 """
 
 from __future__ import annotations
@@ -43,14 +46,16 @@ class Arrival:
 class WaitingRecord:
     """A record that waits for its next attempt, or for earlier records of its key.
 
-    A record can have several messages in different queues, and each WaitingRecord object stands for
-    one of these messages. The object of the message in the oldest queue is called the record. Its
-    attribute `copy` is the object of the next newer message.
+    A record can have several messages, most often in different queues. Each WaitingRecord object
+    stands for one of these messages. The object of the message in the oldest queue is called the
+    record. Its attribute `copy` is the object of the next newer message.
 
     Attributes:
-        key: the ordering key.
+        key: the ordering key as a text: the routing key or, if `order_by` names a field, the value
+            of the field as JSON (or the digest of the JSON, if the JSON is too long for a header).
         position: a number. Records of one key are handled in the order of their positions. Records
-            of other keys can have the same position.
+            of other keys can have the same position. Each generation has a range of positions. The
+            position is in the range of the generation whose queue delivered the record first.
         message_id: the id of the record.
         has_own_id: whether the publisher gave the id, so that no other record has the same id.
         attempt: how often the record has failed. The value is DEAD_LETTER_ATTEMPT if the record is
@@ -63,7 +68,8 @@ class WaitingRecord:
         is_taken: whether the record was taken to be handled, and its result is not known yet.
         awaited_queues: the queues of older generations that must be deleted before the record may
             be handled.
-        generation_number: the number of the generation that the waiting queue belongs to.
+        generation_number: the number of the generation that the waiting queue belongs to. After the
+            record was moved, this generation is newer than the generation of its position.
         copy: the next newer message of the same record; None if there is none. This message is in
             the waiting queue of a newer generation, or has arrived in the same queue while a
             handler had the record.

@@ -9,16 +9,17 @@ from typing import Any
 class EarlierRecordWaits(Exception):  # noqa: N818 -- clear without "Error"
     """A record is not handled, because an earlier record of its key waits.
 
-    feedbus raises it internally in place of a call of the handler. The record then waits, too, and
-    no attempt is counted.
+    It takes the place of an exception of the handler, which is not called for the record. The
+    record then waits, too, and no attempt is counted.
     """
 
 
 class FailedRecordsOvertaken(EarlierRecordWaits):
-    """A batch handler has handled records although earlier records of their keys had failed.
+    """A batch handler has handled records although earlier records of their keys failed.
 
-    It is raised in the transaction after the call, so that the effects of the call are rolled back.
-    The handler is then called again without the later records, which wait.
+    A record has failed if the handler has set a verdict on it, such as Retry. The exception is
+    raised after the call and within its transaction, so that the effects of the call are rolled
+    back. The handler is then called again without the later records, which wait.
 
     Attributes:
         failed_records: the first failed record of each key: its decoded delivery, and the index of

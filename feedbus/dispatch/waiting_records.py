@@ -1,21 +1,26 @@
 """The waiting records of a consumer: their order, and when each is due.
 
-A record waits for its next attempt, or for earlier records of its key. It is due when the time of
-its next attempt has come.
+A record waits for its next attempt, or for earlier records of its key. A record that waits for its
+next attempt is due when the time of this attempt has come. A record that only waits for earlier
+records is always due. The records of a key are handled in the order of their *positions*. A
+position is a number, which a record gets when it begins to wait.
 
 Example: the records A1 and A2 have the key A. A1 fails, and is to be tried again in one minute. So
-WaitingDeliveries adds A1 to the waiting records. From now on, the key is blocked: when A2 arrives,
-A2 is not handled. A2 is added, too, with a higher position. After one minute, take() returns A1 and
-A2. If A1 fails again, A1 keeps its position, and A2 is put back. If A1 succeeds, A1 is removed, and
-A2 is the first record of the key. The key is blocked until its last record is removed.
+OrderDecisions passes A1 to add(). From now on, the key is blocked: when A2 arrives, A2 is not
+handled. A2 is passed to add(), too, and has a higher position. After one minute, take() returns A1
+and A2 together. The caller handles A2 only if A1 does not fail again. If A1 fails again, A1 keeps
+its position, and A2 is put back. The key is blocked until its last record is removed.
 
-Each record is a message in a waiting queue on the broker. If a record fails again, a new message is
-sent, and then the old one is acknowledged. After a crash between these two steps, the queue
-contains two messages of the record, with the same position and the same id. The message with the
-later attempt is kept.
+Each record is a message in a waiting queue on the broker. In these cases, a record has more than
+one message, all with the same position and the same id:
 
-After a change of shards, feedbus moves records to the waiting queues of the newer generation. While
-a record is moved, it has a message in both queues. The message in the newer queue is its copy.
+- If a record fails again, a new message is sent, and then the old message is acknowledged. After a
+  crash between these two steps, the queue contains both messages. The message with the later
+  attempt is kept, and the other one is acknowledged. If a handler has the record, both messages are
+  kept until the handler has ended; the message that arrived later is then called a *copy*.
+- After a change of shards, feedbus moves records to the waiting queues of the newer generation. A
+  record is published to the newer queue, and then acknowledged in the older queue. Between these
+  two steps, the message in the newer queue is a copy, too.
 """
 
 from __future__ import annotations
@@ -43,7 +48,7 @@ class WaitingRecords:
     """The waiting records of one consumer, in order, and when each is due.
 
     The class does no I/O and has no clock. WaitingDeliveries, the deliveries of the consumer's
-    waiting queues, has one WaitingRecords object and calls it.
+    waiting queues, has one WaitingRecords object.
 
     Attributes:
         awaited_queues: the queues of older generations that records wait for.
@@ -91,13 +96,13 @@ class WaitingRecords:
         """Whether a record that arrives now must wait for waiting records of its key.
 
         A record belongs to the generation whose queue delivered it first, also after it was moved.
-        Records of older generations come before records of newer generations. So the record does
-        not wait if the first waiting record of its key belongs to a newer generation.
+        Records of older generations come before records of newer generations. So the arriving
+        record does not wait if the first waiting record of its key belongs to a newer generation.
 
-        It is asked for each record that a queue delivers.
+        OrderDecisions asks this for records that the consumer's own queue delivers.
 
         Args:
-            key: the ordering key.
+            key: the ordering key as a text, as in WaitingRecord.key.
             generation_number: the number of the generation whose queue delivers the record.
 
         """
@@ -109,10 +114,11 @@ class WaitingRecords:
     def find_dead_letter(self, key: str, message_id: str) -> WaitingRecord | None:
         """Return the dead letter with this id that blocks this key (`block_on_dead`), or None.
 
-        It is called for each record that arrives: the dead letter may have been requeued.
+        OrderDecisions calls this for each record that arrives, because the record can be the
+        requeued dead letter.
 
         Args:
-            key: the ordering key, as the text that waiting messages contain.
+            key: the ordering key as a text, as in WaitingRecord.key.
             message_id: the id of the dead letter.
 
         """
@@ -122,10 +128,10 @@ class WaitingRecords:
         return None
 
     def is_sending_dead_letter(self, message_id: str, queue: str) -> bool:
-        """Whether a message that blocks a key has not arrived in its waiting queue yet.
+        """Whether the queue has not delivered the message of a dead letter that blocks a key yet.
 
-        It is asked when a request to release keys arrives: the request is then kept until the
-        message has arrived.
+        An operator can drop a dead letter immediately. Then the request to release its key can
+        arrive before this message, and is kept until the message has arrived.
 
         Args:
             message_id: the id of the dead letter; "" stands for any id.
@@ -135,10 +141,10 @@ class WaitingRecords:
         return any(each.arrival is None for each in self._dead_letters(message_id, queue))
 
     def release_keys(self, message_id: str, queue: str) -> list[Arrival]:
-        """Remove the dead letters with an id, so that they no longer block their keys.
+        """Remove the waiting records of dead letters with an id: they no longer block their keys.
 
-        A dead letter stays if its message is still being sent to its waiting queue. The method is
-        called when an operator has dropped dead letters.
+        A dead letter stays if the waiting queue has not delivered its message yet. The method is
+        called when dead letters were deleted, for example by `feedbus dead drop`.
 
         Args:
             message_id: the id of the dead letters; "" stands for any id.
@@ -146,7 +152,7 @@ class WaitingRecords:
                 request to release them.
 
         Returns:
-            The deliveries to acknowledge.
+            The deliveries of the messages that blocked the keys. The caller acknowledges them.
 
         """
         dead_letters = [
@@ -173,9 +179,9 @@ class WaitingRecords:
     def add(self, record: WaitingRecord) -> None:
         """Add a record that is not among the waiting records yet.
 
-        When a record begins to wait, its message is still being sent to the waiting queue. When the
-        waiting queue has delivered this message, the caller passes the delivered record to
-        add_arrived().
+        OrderDecisions calls this when a record begins to wait. The message of the record is then
+        still to be sent to the waiting queue. When the waiting queue has delivered this message,
+        WaitingDeliveries passes the delivered record to add_arrived(), which finds the record here.
 
         Args:
             record: the record, which has its position.
@@ -193,14 +199,14 @@ class WaitingRecords:
 
         If a record with the same position and id is known, no second record is added. The delivery
         is then the message that was sent for this record, a message that a crash has left in the
-        same queue, or a copy.
+        same queue, or a message in the waiting queue of another generation.
 
         Args:
             record: the record, with its delivery.
 
         Returns:
-            The deliveries to acknowledge, because another message of the same record was kept;
-            often none.
+            The deliveries to acknowledge, because another message of the same record is kept; often
+            none.
 
         """
         # The search begins at the end, because most records belong there: a key can have tens of
@@ -216,7 +222,8 @@ class WaitingRecords:
     def _add_message(self, known: WaitingRecord, message: WaitingRecord) -> list[Arrival]:
         """Add a message of a known record; return the deliveries to acknowledge.
 
-        If a handler has the record now, both messages are kept until its result is known.
+        If the waiting queue has delivered two messages of the record, only one of them is kept. But
+        if a handler has the record now, both are kept until the result of the handler is known.
 
         Args:
             known: the record.
@@ -257,8 +264,8 @@ class WaitingRecords:
     def next_due_at(self) -> float:
         """Return when the next record may be handled, in seconds since 1970.
 
-        Only the first record of each key counts. The result is infinity if none can be handled, for
-        example because it is a dead letter, or is in a handler already.
+        Only the first record of each key counts. The result is infinity if none of these records
+        can be handled, for example because each of them is a dead letter or is in a handler now.
         """
         while self._heads:
             due_at, position, key = self._heads[0]
@@ -281,7 +288,7 @@ class WaitingRecords:
         follow, if they are due, too: they are handled after the first one.
 
         The caller then passes each record to remove_handled(), put_back() or mark_failed_again().
-        No other record of a key is taken before that.
+        Before that, no other record of the key is taken.
 
         Args:
             now: the time in seconds since 1970.
@@ -315,9 +322,7 @@ class WaitingRecords:
     def remove_handled(self, record: WaitingRecord) -> list[Arrival]:
         """Remove a record that was handled, and its copies; return the deliveries of the copies.
 
-        The caller acknowledges these deliveries.
-
-        It is called when the result of the record is known.
+        The caller acknowledges these deliveries, and the delivery of the record itself.
 
         Args:
             record: a record that take() has returned.
@@ -341,14 +346,18 @@ class WaitingRecords:
     def mark_failed_again(self, record: WaitingRecord, due_at: float) -> list[Arrival]:
         """Register that a taken record has failed, and that its next message was sent.
 
+        The next message is for the next attempt. If the record has become a dead letter, it is the
+        message that blocks the key.
+
         Args:
             record: the record.
             due_at: when it is due, in seconds since 1970; infinity if its dead letter blocks the
                 key.
 
         Returns:
-            The deliveries to acknowledge; often none. They are older messages of the record, which
-            the waiting queue has delivered while the handler had the record.
+            The deliveries to acknowledge in addition to the delivery that the handler had; often
+            none. They are superfluous messages of the record, which the waiting queue has delivered
+            while the handler had the record.
 
         """
         record.attempt = record.attempt + 1 if due_at < math.inf else DEAD_LETTER_ATTEMPT
@@ -357,8 +366,11 @@ class WaitingRecords:
         for each in [*record.with_copies()][1:]:
             if each.queue == record.queue:
                 record.without_message(each)
-                is_next = each.is_dead_letter == record.is_dead_letter
-                replaced.append(record.replace_arrival(each) if is_next else each.arrival)
+                # If the record has become a dead letter, its next message blocks the key. A message
+                # of an attempt is older, but replace_arrival() would keep it: DEAD_LETTER_ATTEMPT
+                # is lower than the number of any attempt.
+                can_be_next = each.is_dead_letter == record.is_dead_letter
+                replaced.append(record.replace_arrival(each) if can_be_next else each.arrival)
         if record.arrival is not None:
             self._add_head(self._records_by_key[record.key])
         return [arrival for arrival in replaced if arrival is not None]
@@ -366,7 +378,7 @@ class WaitingRecords:
     # -- records that leave their queues -------------------------------------------------------
 
     def records_in(self, queue: str) -> list[WaitingRecord]:
-        """Return the records and the copies that are in this waiting queue, in order.
+        """Return the records and copies whose messages are in this waiting queue, by position.
 
         Args:
             queue: the name of the waiting queue on the broker.
@@ -378,9 +390,8 @@ class WaitingRecords:
     def remove(self, record: WaitingRecord) -> None:
         """Remove a message that has left its queue: a record, or one of its copies.
 
-        If a record with copies leaves its queue, its oldest copy becomes the record.
-
-        For example, the record was handled, or was moved to another waiting queue.
+        For example, the record was handled, or was moved to another waiting queue. If the removed
+        record has copies, its oldest copy becomes the record.
 
         Args:
             record: the object of this message: the record, or one of its copies.
@@ -419,7 +430,7 @@ class WaitingRecords:
         self.awaited_queues.clear()
 
     def _find(self, record: WaitingRecord) -> tuple[list[WaitingRecord], int]:
-        """Return all records of a key, and the index of one of them.
+        """Return all records of a record's key, and the index of the record among them.
 
         Args:
             record: the record to find, or one of its copies.

@@ -10,8 +10,8 @@ class Waker:
     """A socket that another thread can make readable.
 
     The consumer's thread waits until this socket or the connection to the broker is readable.
-    RunningCalls, which calls handlers in threads, has one Waker object; a thread wakes the
-    consumer's thread when a call has ended.
+    RunningCalls, which calls handlers in threads or in the event loop, has one Waker object. When a
+    call has ended, its thread wakes the consumer's thread.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,11 @@ class Waker:
                 self._writer.send(b"\0")
 
     def reset(self) -> None:
-        """Make the socket unreadable; check the results of other threads after this call."""
+        """Make the socket unreadable.
+
+        The caller looks for results of other threads after this call, not before: a result that is
+        reported later makes the socket readable again.
+        """
         with suppress(BlockingIOError):
             while self._reader.recv(1024):
                 pass

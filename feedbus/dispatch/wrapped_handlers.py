@@ -95,7 +95,9 @@ def _calls(
         await async_call(argument, given)
         if not handler.batch:
             # The bus refuses messages from now on. No other task of the loop runs before this call:
-            # a task that the handler has started must not publish any more.
+            # a task that the handler has started must not publish any more. The flush() of a batch
+            # handler's bus can also send messages, which is not allowed in the thread of the loop.
+            # So HandlerCalls calls it.
             given.bus.flush()
 
     def call(argument: Any, given: Given) -> None:
