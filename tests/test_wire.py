@@ -21,6 +21,7 @@ from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.amqp_encoding import ByteArray, Timestamp, read_properties, write_properties
 from feedbus.wire.constants import (
     ATTEMPT,
+    DEATHS_BEFORE,
     ERRORS,
     FAILED_AT,
     KEY,
@@ -222,6 +223,22 @@ def test_a_publisher_of_ours_with_too_large_headers_gets_a_usage_error():
     sent = Outgoing("x", "k", b"", "t", "m", {"a": "x" * 131_072}, properties={"type": "t"})
     with pytest.raises(UsageError, match="bytes of headers and properties, got 131"):
         fit_properties(sent, 131_072)
+
+
+def test_few_headers_are_compared_with_a_small_frame_too():
+    sent = Outgoing("x", "k", b"", "t", "m", {"a": "x" * 5_000})
+    assert fit_properties(sent, 131_072) is sent
+    with pytest.raises(UsageError, match="bytes of headers and properties, got 5"):
+        fit_properties(sent, 4096)
+
+
+def test_a_waiting_record_is_sealed_and_gets_no_reason():
+    headers = {ATTEMPT: 0, KEY: "k", DEATHS_BEFORE: {"x-death": ["x" * 5_000]}}
+    small = fit_properties(Outgoing("", "q", b"body", "t", "m", headers), 4096)
+    assert small.headers == {ATTEMPT: 0, KEY: "k"}
+    found = arrived(small)
+    assert found.headers == {**small.headers, "x-death": ["x" * 5_000]}
+    assert found.properties["message_id"] == "m"
 
 
 @given(st.dictionaries(st.text(max_size=300), st.lists(st.text(max_size=300))), st.text())

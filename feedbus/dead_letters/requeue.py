@@ -102,8 +102,7 @@ class Requeue:
             messages = [_with_id(each, letter.message_id) for each in messages]
             messages = self._send_to_waiting_queues(messages, letter)
         refusals = self._sender.send(messages)
-        # A permanent refusal can be caused by the user id of the original publisher.
-        repeated = [_without_user(each.message) for each in refusals if each.is_permanent]
+        repeated = [_reduced(each.message) for each in refusals if each.is_permanent]
         if repeated:
             refusals = [each for each in refusals if not each.is_permanent] + self._sender.send(
                 repeated
@@ -291,7 +290,11 @@ def _with_id(message: Outgoing, message_id: str) -> Outgoing:
     return replace(message, message_id=message_id, headers={**message.headers, UNIDENTIFIED: True})
 
 
-def _without_user(message: Outgoing) -> Outgoing:
-    """Return a message without its user id, because the broker refuses the id of another user."""
+def _reduced(message: Outgoing) -> Outgoing:
+    """Return a message that the broker has permanently refused, without two possible causes.
+
+    The broker refuses the user id of another user. The header with the time of the requeue may not
+    fit into the frame.
+    """
     kept = {name: value for name, value in message.properties.items() if name != "user_id"}
-    return replace(message, properties=kept)
+    return replace(message, properties=kept, stamp=None)

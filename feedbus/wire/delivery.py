@@ -18,6 +18,7 @@ from feedbus.wire.constants import (
     RECORD_COUNT,
     SEALED,
     SENT_AT,
+    SHORT_TEXT_BYTES,
     TIMER_TARGET,
     UNIDENTIFIED,
     USER_ID,
@@ -266,19 +267,22 @@ def _restore(
         restored_properties, body, undecodable = open_sealed(body)
         restored_headers = restored_properties.get("application_headers")
         restored_headers = restored_headers if isinstance(restored_headers, dict) else {}
+        if UNIDENTIFIED not in added and "message_id" in properties:
+            restored_properties.setdefault("message_id", properties["message_id"])
     else:
-        restored_properties, restored_headers = dict(properties), dict(headers)
+        restored_properties = dict(properties)
+        # The broker adds such headers, too, when a retry leaves its retry queue.
+        restored_headers = {name: each for name, each in headers.items() if not is_of_deaths(name)}
         if UNIDENTIFIED in added:
             restored_properties.pop("message_id", None)
-    restored_headers = {
-        name: value for name, value in restored_headers.items() if not is_of_deaths(name)
-    }
     deaths = added.get(DEATHS_BEFORE)
     if isinstance(deaths, dict):
         restored_headers |= deaths
     for name, header in AS_HEADERS.items():
-        if header in added:
-            restored_properties[name] = text_of(added[header])
+        # A longer text is not from a property: a program has written the header.
+        text = text_of(added.get(header, ""))
+        if header in added and len(text.encode(errors="replace")) <= SHORT_TEXT_BYTES:
+            restored_properties[name] = text
     priority = added.get(PRIORITY)
     if type(priority) is int and 0 <= priority <= HIGHEST_PRIORITY:
         restored_properties["priority"] = priority

@@ -3,8 +3,10 @@
 Normally a retry or dead letter has the properties of the original message. It is sealed instead if
 these properties contain a value that some clients cannot read, such as a text that is not UTF-8.
 It is also sealed if the properties do not fit into one frame of AMQP together with the headers that
-feedbus adds. The body of a sealed message has three parts: the length of the original properties in
-four bytes, these properties as AMQP encodes them, and the original body.
+feedbus adds. A record that waits for earlier records of its key is sealed for the same reasons.
+
+The body of a sealed message has three parts: the length of the original properties in four bytes,
+these properties as AMQP encodes them, and the original body.
 """
 
 from __future__ import annotations
@@ -17,16 +19,26 @@ from typing import Any
 
 from feedbus.errors import UsageError
 from feedbus.wire.amqp_encoding import read_properties, write_properties
-from feedbus.wire.constants import ERRORS, FAILED_AT, OF_FAILURES, REASON, SEALED, TRACEBACK
+from feedbus.wire.constants import (
+    ATTEMPT,
+    DEATHS_BEFORE,
+    ERRORS,
+    GENERATION,
+    OF_FAILURES,
+    REASON,
+    RECORD_COUNT,
+    SEALED,
+    TRACEBACK,
+)
 from feedbus.wire.outgoing_message import Outgoing
 
 # A frame has 8 bytes in addition to its content. A content header has 12 bytes before the
 # properties of the message.
 FRAME_OVERHEAD = 8 + 12
 SHORT_REASON = 200  # the characters of a reason that is shortened to fit into the frame
-# feedbus does not compute the size of a message with so few headers and no other properties. These
-# fit into a frame of RabbitMQ's default size, because checked_headers() limits the headers.
-FEW_HEADERS = 3
+# feedbus does not compute the size of a message that has only these headers, and no properties of
+# the publisher. Such a message fits into every frame, because feedbus itself makes these headers.
+OF_NEW_PACKS = frozenset({GENERATION, RECORD_COUNT})
 
 _LENGTH = struct.Struct(">I")
 
@@ -39,9 +51,11 @@ def seal(message: Outgoing) -> Outgoing:
     Args:
         message: the retry or dead letter.
     """
+    # The broker's headers about dead-lettering are from the original message, too.
+    added = OF_FAILURES - {DEATHS_BEFORE}
     published_headers = {
         name: value for name, value in message.headers.items() if name not in OF_FAILURES
-    }
+    } | message.headers.get(DEATHS_BEFORE, {})
     properties = write_properties(
         {
             **message.properties,
@@ -55,7 +69,7 @@ def seal(message: Outgoing) -> Outgoing:
         body=_LENGTH.pack(len(properties)) + properties + message.body,
         content_type=SEALED,
         content_encoding=None,
-        headers={name: value for name, value in message.headers.items() if name in OF_FAILURES},
+        headers={name: value for name, value in message.headers.items() if name in added},
         properties={},
     )
 
@@ -82,8 +96,8 @@ def open_sealed(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
 def fit_properties(message: Outgoing, frame_bytes: int | None) -> Outgoing:
     """Return a message whose properties fit into one frame.
 
-    The properties include the headers. If the properties of a retry or a dead letter do not fit,
-    these steps make them smaller, until they fit:
+    The properties include the headers. If the properties of a retry, of a dead letter or of a
+    waiting record do not fit, these steps make them smaller, until they fit:
 
     1. The traceback is left out.
     2. The message is sealed.
@@ -94,16 +108,16 @@ def fit_properties(message: Outgoing, frame_bytes: int | None) -> Outgoing:
         frame_bytes: the largest size of a frame, as agreed with the broker; None for no limit.
 
     Raises:
-        UsageError: the properties do not fit, and the message is neither a retry nor a dead letter.
+        UsageError: the properties do not fit, and the message is for another purpose.
 
     """
-    if frame_bytes is None or (len(message.headers) <= FEW_HEADERS and not message.properties):
+    if frame_bytes is None or (not message.properties and message.headers.keys() <= OF_NEW_PACKS):
         return message
     room = frame_bytes - FRAME_OVERHEAD
     size = _size(message)
     if size <= room:
         return message
-    if FAILED_AT not in message.headers:
+    if ATTEMPT not in message.headers:  # Delivery opens only sealed messages with this header
         msg = f"cannot publish: expected at most {room} bytes of headers and properties, got {size}"
         raise UsageError(msg)
     if TRACEBACK in message.headers:
@@ -115,7 +129,8 @@ def fit_properties(message: Outgoing, frame_bytes: int | None) -> Outgoing:
         headers = dict(message.headers)
         if ERRORS in headers:
             headers[ERRORS] = json.dumps({"": ["left out: too large for the broker's frame"]})
-        headers[REASON] = str(headers.get(REASON, ""))[:SHORT_REASON]
+        if REASON in headers:
+            headers[REASON] = str(headers[REASON])[:SHORT_REASON]
         message = replace(message, headers=headers)
     return message
 

@@ -89,6 +89,21 @@ def test_a_window_is_distinguished_message_by_message(rabbitmq, tmp_path: Path):
     assert system.ready() == {"work": 3, "full": 1}
 
 
+def test_few_headers_that_do_not_fit_into_a_small_frame_are_an_error(rabbitmq, tmp_path: Path):
+    change = "application:set_env(rabbit, frame_max, {})"
+    before = rabbitmq.evaluate("element(2, application:get_env(rabbit, frame_max))")
+    rabbitmq.evaluate(change.format(8192))
+    try:
+        system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+        with LiveBus(system.topology, timeout_seconds=0.3) as bus:
+            with pytest.raises(PublishError, match="expected at most 8172 bytes of headers"):
+                bus.publish("work", {"n": 1}, headers={"large": "x" * 9_000})
+            bus.publish("work", {"n": 2})
+        assert numbers(system) == [2]
+    finally:
+        rabbitmq.evaluate(change.format(before))
+
+
 def test_a_full_queue_is_an_error_that_says_so(rabbitmq, tmp_path: Path):
     system = System.at(tmp_path, queue(**FULL), broker_url=rabbitmq.url)
     with LiveBus(system.topology, timeout_seconds=0.3) as bus:

@@ -13,18 +13,19 @@ import pytest
 from click.testing import CliRunner
 from marshmallow import RAISE, Schema, fields
 
-from feedbus import broker
+from feedbus import Message, broker
 from feedbus.broker_names import Names
 from feedbus.cli import main
 from feedbus.dead_letters import letters, pruning
 from feedbus.dead_letters.requeue import Requeue
-from feedbus.errors import Reject
+from feedbus.errors import PublishError, Reject
 from feedbus.metrics import Metrics
 from feedbus.store.peewee import PeeweeStore, bind, close_bound
 from feedbus.topology import DeadLetters, RetryPolicy
 from feedbus.wire.constants import EXPIRATION, JSON, PACK, SEALED
 from servers import versions
 from tests import raw_client as raw
+from tests.ordered_queues import LATER, Failing, due_after, work
 from tests.small_topologies import queue, sharded
 from tests.systems import System, publish_confirmed
 
@@ -58,6 +59,16 @@ def url(request):
     if request.param == "embedded":
         return ""
     return request.getfixturevalue("rabbitmq_nodes")(request.param).url
+
+
+@pytest.fixture
+def small_frames(rabbitmq):
+    """Return the URL of a broker whose frames have at most 8,192 bytes."""
+    change = "application:set_env(rabbit, frame_max, {})"
+    before = rabbitmq.evaluate("element(2, application:get_env(rabbit, frame_max))")
+    rabbitmq.evaluate(change.format(8192))
+    yield rabbitmq.url
+    rabbitmq.evaluate(change.format(before))
 
 
 @pytest.fixture(autouse=True)
@@ -222,6 +233,69 @@ def test_headers_that_leave_no_room_for_more_are_kept_in_the_body(tmp_path, rabb
     assert requeue_all(system) == 1
     back = taken(system, f"{system.topology.name}.work")
     assert (back.body, back.headers) == (BODY, {"large": "x" * size})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-death": [{"queue": "elsewhere", "reason": "x" * 130_800}]},
+        {"feedbus-attempt": 0, "feedbus-user-id": "x" * 130_800},
+        {"feedbus-attempt": 0, "feedbus-expiration": "x" * 130_800},
+    ],
+    ids=lambda headers: [*headers][-1],
+)
+def test_large_headers_with_names_of_the_broker_or_of_feedbus_do_not_prevent_a_dead_letter(
+    tmp_path, rabbitmq, headers
+):
+    system = System.at(tmp_path, queue(retry=NEVER), broker_url=rabbitmq.url)
+    put(system, "work", "", headers=headers, properties={})
+    assert system.run(fail).startswith("idle")
+    (letter,) = system.dead()
+    assert (letter.attempts, letter.body) == (2, BODY)
+    assert letter.delivery.headers.get("x-death") == headers.get("x-death")
+    assert requeue_all(system) == 1
+
+
+@pytest.mark.parametrize("more", [{}, {"block_on_dead": True, "order_by": True}])
+def test_headers_that_fill_a_frame_come_back_from_a_dead_letter(tmp_path, small_frames, more):
+    system = System.at(tmp_path, queue(retry=NEVER, **more), broker_url=small_frames)
+    fitting = 8192
+    with system.bus() as bus:
+        while fitting:
+            try:
+                bus.publish("work", {"n": 1}, headers={"large": "x" * fitting}, message_id="m")
+            except PublishError:
+                fitting -= 1
+            else:
+                break
+    assert system.run(fail).startswith("idle")
+    assert requeue_all(system) == 1
+    found: list[tuple[str, int]] = []
+
+    def note(_record: dict[str, int], message: Message) -> None:
+        found.append((message.message_id, len(message.headers["large"])))
+
+    system.run(note)
+    assert found == [("m", fitting)]
+
+
+def test_a_record_that_waits_for_an_earlier_one_keeps_headers_that_fill_a_frame(
+    tmp_path, small_frames, monkeypatch
+):
+    system = System.at(tmp_path, work(retry=LATER), broker_url=small_frames)
+    failing, found = Failing({1: 1}), dict[int, int]()
+    with system.bus() as bus:
+        for number, key, size in ((1, "1", 1), (3, "1", 8_000), (2, "0", 1)):
+            headers = {"large": "x" * size, "more": True}
+            bus.publish("work", {"n": number}, key, headers=headers)
+
+    def note(record: dict[str, int], message: Message) -> None:
+        failing.one(record)
+        found[record["n"]] = len(message.headers.get("large", ""))
+
+    due_after(monkeypatch, failing.seen, 2)
+    system.run(note)
+    assert (failing.seen, found) == ([2, 1, 3], {1: 1, 2: 1, 3: 8_000})
 
 
 def test_what_cannot_be_decoded_comes_back_byte_for_byte(tmp_path, rabbitmq):
