@@ -50,7 +50,7 @@ def everything(directory):
 def test_names_types_and_units_keep_to_prometheus_conventions(tmp_path):
     everything(tmp_path)
     families = list(text_string_to_metric_families(exposition(tmp_path, GAUGES).decode()))
-    assert len(families) == 18
+    assert len(families) == 19
     for family in families:
         assert family.documentation.endswith(".")
         assert family.type in {"counter", "histogram", "gauge"}

@@ -17,7 +17,9 @@ from feedbus.broker.refused_messages import Refusal
 from feedbus.broker_names import Names
 from feedbus.bus import Bus
 from feedbus.bus.sender import Sender
+from feedbus.clock import VirtualClock
 from feedbus.dead_letters.requeue import Requeue
+from feedbus.dispatch.skipped_records import SkippedRecords
 from feedbus.errors import BrokerOutage, Retry
 from feedbus.metrics import Metrics
 from feedbus.records import Records
@@ -50,10 +52,38 @@ def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(
         for _ in range(2):
             bus.publish("work", {"n": 1}, message_id="the-same")
         bus.publish("work", {"n": 1}, message_id="another")
-    system.run(publishing(system))
+    metrics = Metrics.none()
+    system.run(publishing(system), metrics=metrics)
     assert system.seen == [1, 1]
     assert system.ready()["next"] == 2
     assert bound().outbox.pending() == []
+    assert metrics.value("feedbus_skipped_records_total", "work") == 1
+    assert metrics.value("feedbus_records_total", "work", "ack") == 3
+
+
+def test_skipped_records_are_logged_once_a_minute_with_an_id(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    metrics, clock = Metrics.none(), VirtualClock()
+    skipped = SkippedRecords("work", metrics.consumer("work"), clock)
+
+    def handle(new: Sequence[str], repeated: Sequence[str]) -> None:
+        ids = [*new, *repeated]
+        records = Records.of([{}] * len(ids), ids)
+        skipped.add(records, records.only(new))
+        skipped.report()
+
+    with caplog.at_level("INFO", "feedbus"):
+        handle(["a"], [])
+        handle([], ["b"])
+        handle(["c"], ["d", "e"])
+        clock.sleep(60.0)
+        handle(["f"], ["f"])
+    assert metrics.value("feedbus_skipped_records_total", "work") == 4
+    assert [
+        (event.fields["records"], event.fields["message_id"])
+        for event in (record.msg for record in caplog.records)
+    ] == [(1, "b"), (3, "f")]
 
 
 def test_a_wait_to_remove_rows_that_were_sent_does_not_count_as_time_of_the_handler(

@@ -205,6 +205,7 @@ def _handling(topology: Topology) -> list[Panel]:
     unidentified = Query(_rate("feedbus_unidentified_deliveries_total", "consumer"), "{{consumer}}")
     misplaced = Query(_rate("feedbus_misplaced_deliveries_total", "consumer"), "{{consumer}}")
     repeats = Query(_rate("feedbus_taken_for_repeats_total", "consumer"), "{{consumer}}: skipped")
+    skipped = Query(_rate("feedbus_skipped_records_total", "consumer"), "{{consumer}}: skipped")
     return [
         Panel("Verdicts", "Records settled per second, by verdict.", (verdicts,), "cps"),
         Panel(
@@ -216,7 +217,13 @@ def _handling(topology: Topology) -> list[Panel]:
         Panel(
             "Records per call", "How many records a handler gets in one call.", batches, width=THIRD
         ),
-        Panel("Redelivered/s", "Delivered again after a crash.", (again,), "cps", width=THIRD),
+        Panel(
+            "Redelivered/s",
+            "Delivered again after a crash; skipped, because their ids were handled before.",
+            (again, skipped),
+            "cps",
+            width=THIRD,
+        ),
         Panel(
             "Misplaced/s",
             "Records that belong to another shard; should be 0.",

@@ -20,6 +20,7 @@ from feedbus.dispatch.overtaken_records import OvertakenRecords
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.repeated_deliveries import RepeatedDeliveries
 from feedbus.dispatch.settled_counts import SettledCounts
+from feedbus.dispatch.skipped_records import SkippedRecords
 from feedbus.dispatch.waiting_deliveries import WaitingDeliveries
 from feedbus.dispatch.wrapped_handlers import wrap_handlers
 from feedbus.errors import Drop, Outage, StoreOutage
@@ -122,7 +123,9 @@ class Dispatch:
         # was killed after the commit, or an outage followed. These messages are sent before later
         # messages.
         leftovers = LeftoverRows(store, topology.name, self.clock) if queue.once else None
+        self._skipped_records = SkippedRecords(queue.name, metrics, self.clock)
         self.calls = HandlerCalls(consumer, sender, store, leftovers, overtaken_records.find)
+        self.calls.after_once = self._skipped_records.add
         self._batch_calls = BatchCalls(
             self.calls, self._decoder, self.blocked_keys, overtaken_records
         )
@@ -177,7 +180,7 @@ class Dispatch:
         self._failed_record_sender.send(decoded_deliveries)
         took_seconds = self.clock.monotonic() - started
         self._metrics.handled(took_seconds - (self._paused_seconds - paused_seconds), count)
-        self._settled_counts.add(decoded_deliveries)
+        self._count(decoded_deliveries)
 
     def pause_after_slices(self, pause: Callable[[], None]) -> None:
         """Call a function after each slice of the messages that a handler publishes.
@@ -274,7 +277,12 @@ class Dispatch:
 
         """
         self._failed_record_sender.send(decoded_deliveries, before_dead_handler=before_dead_handler)
+        self._count(decoded_deliveries)
+
+    def _count(self, decoded_deliveries: Sequence[DecodedDelivery]) -> None:
+        """Update the metrics for deliveries that are about to be acknowledged."""
         self._settled_counts.add(decoded_deliveries)
+        self._skipped_records.report()
 
     def decode(
         self, deliveries: Sequence[Delivery], running: Collection[str] = ()

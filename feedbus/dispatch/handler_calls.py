@@ -32,6 +32,8 @@ class HandlerCalls:
 
     Attributes:
         after_slice: called after each slice of messages, on a queue with `stream = true`.
+        after_once: called after each call on a queue with `once = true`, with the records of the
+            call, and with those of them that were not handled before.
 
     """
 
@@ -64,6 +66,7 @@ class HandlerCalls:
         self._leftovers = leftovers
         self._lost_connections = LostStoreConnections(store)
         self.after_slice: Callable[[], None] = lambda: None
+        self.after_once: Callable[[Records, Records], None] = lambda _records, _new_records: None
 
     def query_outbox_again(self) -> None:
         """Before the next messages are sent, look for leftover rows of other processes.
@@ -174,26 +177,43 @@ class HandlerCalls:
                 # ended before it sent its messages. Then it has left rows in the outbox, which
                 # must be sent before the messages of this call.
                 self.query_outbox_again()
-            if not len(new_records):
-                return publications
-            try:
-                bus = self._bus(wrapped.handler, new_records, publications.collect)
-                argument = new_records if wrapped.handler.batch else new_records[0]
-                wrapped.call(argument, Given(bus, session, new_records))
-                bus.flush()
-                if wrapped.handler.batch and (overtaken := self._find_overtaken(new_records)):
-                    raise FailedRecordsOvertaken(overtaken)
-            finally:
-                if os.getpid() != self._pid:  # the handler has forked, and this is the new process
-                    end_fork()
+            if len(new_records):
+                self._call_handler(wrapped, new_records, publications, session)
             if queue.once and (failed_ids := _failed_ids(new_records)):
                 # These records can be handled again: at their retry, or as requeued dead letters.
                 store.inbox.remove(queue.name, failed_ids)
         if new_records is not records:  # the caller reads the verdicts in `records`
+            self.after_once(records, new_records)
             ids = records.ids
             for index, verdict in new_records.verdicts.items():
                 records.verdicts[ids.index(new_records.ids[index])] = verdict
         return publications
+
+    def _call_handler(
+        self, wrapped: WrappedHandler, records: Records, publications: Publications, session: Any
+    ) -> None:
+        """Call a handler, and collect the messages that it publishes.
+
+        Args:
+            wrapped: the handler, with the middleware.
+            records: the records; none of them was handled before.
+            publications: gets the messages.
+            session: the session of the store for the handler; None if there is none.
+
+        Raises:
+            FailedRecordsOvertaken: later records of a batch have overtaken a failed record.
+
+        """
+        try:
+            bus = self._bus(wrapped.handler, records, publications.collect)
+            argument = records if wrapped.handler.batch else records[0]
+            wrapped.call(argument, Given(bus, session, records))
+            bus.flush()
+            if wrapped.handler.batch and (overtaken := self._find_overtaken(records)):
+                raise FailedRecordsOvertaken(overtaken)
+        finally:
+            if os.getpid() != self._pid:  # the handler has forked, and this is the new process
+                end_fork()
 
     async def collect_async(self, call: AsyncCall, records: Records) -> Publications:
         """Await an async handler of one record; return the messages that must be sent afterwards.

@@ -46,6 +46,11 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " unacknowledged messages again.",
         "repeat_skipped": "On a queue with `once = true`: a redelivered message without a message"
         " id was skipped, because an equal message was handled before. Publish with message ids.",
+        "records_skipped": "On a queue with `once = true`: records were skipped, because records"
+        " with their message ids were handled before. `records` is their number, `message_id` is"
+        " one of the ids. Repeated deliveries are skipped after a crash or an outage. If publishers"
+        " give the same id to different messages, correct them. This line is written at most once"
+        " a minute.",
         "consumer_paused": "The broker, the store or something else that the consumer needs does"
         " not answer; the line contains the reason. The consumer tries again. Nothing is lost."
         " `feedbus status` shows the state `holding`. While the reason stays the same, this line is"

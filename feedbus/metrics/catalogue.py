@@ -67,8 +67,9 @@ DELIVERIES = Family(
 RECORDS = Family(
     "feedbus_records_total",
     "counter",
-    "Records settled, by verdict. ack: handled. reject, invalid and dead_letter: dead letters now. "
-    "retry: tried again later. drop: dropped by the handler or after the last attempt.",
+    "Records settled, by verdict. ack: handled, or skipped by once = true. reject, invalid and "
+    "dead_letter: dead letters now. retry: tried again later. drop: dropped by the handler or "
+    "after the last attempt.",
     ("consumer", "verdict"),
 )
 REDELIVERIES = Family(
@@ -138,6 +139,13 @@ TAKEN_FOR_REPEATS = Family(
     "counter",
     "Redelivered messages without ids that a queue with once = true skipped, because it had "
     "handled an equal one.",
+    ("consumer",),
+)
+SKIPPED = Family(
+    "feedbus_skipped_records_total",
+    "counter",
+    "Records that a queue with once = true skipped, because a record with the same message id was "
+    "handled before. They are also counted as ack.",
     ("consumer",),
 )
 DROPPED = Family(
@@ -253,6 +261,7 @@ RECORDED = {
         MISPLACED,
         UNIDENTIFIED,
         TAKEN_FOR_REPEATS,
+        SKIPPED,
         DROPPED,
         OUTAGES,
         HELD,

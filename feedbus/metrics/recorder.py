@@ -193,6 +193,7 @@ class ConsumerMetrics:
         self._dropped = by(catalogue.DROPPED, LIMITS)
         self._unidentified = _Counter(counts, catalogue.UNIDENTIFIED, name)
         self._taken_for_repeats = _Counter(counts, catalogue.TAKEN_FOR_REPEATS, name)
+        self._skipped = _Counter(counts, catalogue.SKIPPED, name)
         self._redelivered = _Counter(counts, catalogue.REDELIVERIES, name)
         self._loop_blocked = _Counter(counts, catalogue.LOOP_BLOCKED, name)
         self._misplaced = _Counter(counts, catalogue.MISPLACED, name)
@@ -261,6 +262,15 @@ class ConsumerMetrics:
 
         """
         self._taken_for_repeats.add(deliveries)
+
+    def skipped(self, records: int = 1) -> None:
+        """Count records that a queue with `once = true` skipped, because they were handled before.
+
+        Args:
+            records: their number.
+
+        """
+        self._skipped.add(records)
 
     def unidentified(self, deliveries: int = 1) -> None:
         """Count deliveries whose publisher gave no message id.
