@@ -8,7 +8,7 @@ import pytest
 
 from feedbus import config
 from feedbus.errors import TopologyError
-from tests.topologies import STOCKTAKING
+from tests.topologies import FEED, MARK, START, STOCKTAKING, assert_reported, write
 
 WRONG = {
     'cron     = "30 2 * * *"|cron     = "61 2 * * *"': (
@@ -58,6 +58,17 @@ def test_a_queue_with_wrong_routing_keys_is_one_problem_and_not_one_of_its_sched
         config.load(Path("topology.toml"), text=text)
     assert "[queues.count] routing_keys:" in str(caught.value)
     assert "[schedules" not in str(caught.value)
+
+
+def test_a_schedule_on_a_ring_needs_a_key_as_publish_does(tmp_path):
+    ring = START + FEED + '[schedules.hourly]\ncron = "0 * * * *"\nexchange = "feed"\n'
+    assert_reported(
+        tmp_path,
+        ring.replace("[schedules.hourly]", f"{MARK}[schedules.hourly]"),
+        "[schedules.hourly] key: the key selects the shard of 'feed': expected a key, got none;"
+        ' key = "" sends every message to the same shard',
+    )
+    assert config.load(write(tmp_path, f'{ring}key = ""\n'), environ={}).schedules["hourly"]
 
 
 @pytest.mark.parametrize("change", WRONG)

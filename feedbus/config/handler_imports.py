@@ -18,6 +18,7 @@ from feedbus.config.order_fields import check_order_field
 from feedbus.config.other_imports import cause_of, check_other_imports
 from feedbus.config.partial_topology import Draft
 from feedbus.config.problems import Fault, nearest
+from feedbus.config.schedule_messages import check_schedule_messages
 from feedbus.config.store_imports import StoreOffer, check_connections, check_store
 from feedbus.errors import UsageError
 from feedbus.handling.annotations import Unfit
@@ -46,9 +47,11 @@ def check_imports(draft: Draft, root: Path) -> None:
         # The features of the store that handlers can use: transactions, and a session as parameter.
         offered = StoreOffer(draft.report.has(("store",)), check_store(draft, root))
         handlers: list[str] = []
+        suitable: dict[str, list[Handler]] = {}  # the queues whose handlers have no fault
         for queue, options in draft.queues.items():
             store = offered.to(options)
             imported: dict[tuple[str, ...], Handler] = {}
+            number_before = len(draft.report.faults)
             for place, dotted in _dotted(options):
                 handlers.append(dotted)
                 try:
@@ -63,6 +66,10 @@ def check_imports(draft: Draft, root: Path) -> None:
                 check_order_field(draft, queue, imported.values(), root),
             ):
                 draft.report.add(path, fault)
+            if imported and len(draft.report.faults) == number_before:
+                suitable[queue] = list(imported.values())
+        for path, fault in check_schedule_messages(draft, suitable, root):
+            draft.report.add(path, fault)
         check_connections(draft, root)
         check_other_imports(draft, root, offered, handlers)
         for name, dotted in draft.loaded.get("commands", {}).items():

@@ -13,7 +13,7 @@ from marshmallow import ValidationError
 from feedbus import topology
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.option_types import Duration, Name, Option, Text
-from feedbus.config.partial_topology import RING, Draft, Faults
+from feedbus.config.partial_topology import RING, Draft, Faults, Options
 from feedbus.config.problems import Fault, describe, nearest
 from feedbus.config.table_types import TableSchema
 from feedbus.config.value_types import RoutingKey
@@ -187,8 +187,10 @@ def check_schedules(draft: Draft) -> Faults:
         yield ("operations", "enabled"), Fault(message=message, expected="true")
 
 
-def _exchange(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults:
+def _exchange(draft: Draft, path: KeyPath, options: Options) -> Faults:
     """Yield a fault if the schedule's exchange does not exist, is not for JSON, or has no such key.
+
+    On a ring, a schedule without a key is refused, too, as publish() refuses it.
 
     Args:
         draft: the loaded values of the file.
@@ -211,11 +213,17 @@ def _exchange(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults
     if content_type is not None and is_known(content_type) and "json" not in content_type:
         message = f"'{name}' publishes {bare_type(content_type)}, and a schedule's payload is JSON"
         yield path, Fault(message=message, expected="an exchange whose messages are JSON")
+    if exchange.get("type") == RING and not draft.report.has((*path[:-1], "key")):
+        message = (
+            f"the key selects the shard of '{name}': expected a key, got none; key = \"\" sends"
+            " every message to the same shard"
+        )
+        yield (*path[:-1], "key"), Fault(message=message, expected="a routing key")
     if not exchange.get("external", False):
         yield from _key(draft, path, options)
 
 
-def _key(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults:
+def _key(draft: Draft, path: KeyPath, options: Options) -> Faults:
     """Yield a fault if the schedule's routing key matches no binding of a queue.
 
     Args:
@@ -226,15 +234,11 @@ def _key(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults:
     """
     name, key = options["exchange"], options.get("key", "")
     queues = [one for one in draft.queues.values() if one.get("exchange") == name]
-    kind = draft.exchange_type({"exchange": name})
-    if kind is None or (kind in {RING, "fanout"} and queues):
+    kind = draft.exchange_type(options)
+    if kind is None or receiving_queues(draft, options):
         return
     if kind not in {RING, "fanout"} and not all(queue.get("routing_keys") for queue in queues):
         return  # the missing or wrong binding keys of a queue are reported already
-    keys = [each for queue in queues for each in queue.get("routing_keys", ())]
-    topic = kind == "topic"
-    if any(topic_matches(words_of(each), words_of(key)) if topic else each == key for each in keys):
-        return
     at: KeyPath = (*path[:-1], "key" if "key" in options else "exchange")
     if not queues:
         yield (
@@ -242,10 +246,37 @@ def _key(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults:
             Fault(message=f"no queue is bound to '{name}'", expected="an exchange with queues"),
         )
         return
-    shown = ", ".join(f"'{each}'" for each in dict.fromkeys(keys)) or "none"
+    keys = dict.fromkeys(each for queue in queues for each in queue.get("routing_keys", ()))
+    shown = ", ".join(f"'{each}'" for each in keys) or "none"
     message = f"expected key to match a binding of '{name}' ({shown})"
     message += f", got '{key}'" if "key" in options else ", got no key"
     yield at, Fault(message=message, expected=f"a routing key that matches one of {shown}")
+
+
+def receiving_queues(draft: Draft, options: Options) -> list[str]:
+    """Return the queues whose bindings match the message of a schedule.
+
+    All queues of a ring are returned, although the hash of the key selects one of them.
+
+    Args:
+        draft: the loaded values of topology.toml.
+        options: the loaded options of the schedule.
+
+    """
+    kind = draft.exchange_type(options)
+    key: str = options.get("key", "")
+
+    def matches(binding_key: str) -> bool:
+        if kind == "topic":
+            return topic_matches(words_of(binding_key), words_of(key))
+        return binding_key == key
+
+    return [
+        name
+        for name, queue in draft.queues.items()
+        if queue.get("exchange") == options["exchange"]
+        and (kind in {RING, "fanout"} or any(map(matches, queue.get("routing_keys", ()))))
+    ]
 
 
 class ScheduleTable(TableSchema):
@@ -262,8 +293,15 @@ class ScheduleTable(TableSchema):
     exchange = Name(
         "The exchange that the message is published to.", required=True, example="orders"
     )
-    key = RoutingKey("The routing key of the message.")
-    payload = JsonTable("The payload of the message.", default="{}")
+    key = RoutingKey(
+        "The routing key of the message. On an exchange with shards it is needed, because it "
+        "selects the shard."
+    )
+    payload = JsonTable(
+        "The payload of the message. `feedbus check` validates it against the message type of the "
+        "handler.",
+        default="{}",
+    )
     headers = HeaderTable(
         "The headers of the message, as publish() takes them.",
         default="{}",
