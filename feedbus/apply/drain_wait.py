@@ -26,9 +26,9 @@ class LeavingQueues:
 
     The broker counts only the messages that are ready. A consumer may have received other messages
     that it has not handled yet. So a count of 0 does not prove that the queue is empty. Only the
-    consumer can prove this. It does so when it receives a fence, and then deletes the queue. This
-    object puts the fence into the queue when the queue has no ready messages. At this moment, a
-    queue with `max_length` has room for the fence, too.
+    consumer can prove that the queue is empty. It does so when it receives a fence, and then
+    deletes the queue. This object puts the fence into the queue when the queue has no ready
+    messages. At this moment, a queue with `max_length` has room for the fence, too.
 
     apply() makes one object.
     """
@@ -55,9 +55,13 @@ class LeavingQueues:
     def messages_left(self) -> list[int | None]:
         """Return the number of ready messages of each queue; None if the queue is drained.
 
-        A queue that has no ready messages gets a fence. The fence may expire before the consumer
-        receives it. So if the consumer has not deleted the queue after FENCE_SECONDS, the queue
-        gets another fence.
+        A queue that has no ready messages gets a fence. It is drained when its consumer has deleted
+        it. The fence may expire before the consumer receives it. So if the consumer has not deleted
+        the queue after FENCE_SECONDS, the queue gets another fence.
+
+        An auxiliary queue, such as a retry queue, gets no fence. It is drained when it has no
+        messages. A queue `before` has a fence already. It is drained when its consumer has deleted
+        it.
         """
         return [self._messages_left(queue) for queue in self._queues]
 

@@ -129,8 +129,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
 
     Raises:
         Outage: the broker does not answer.
-        UsageError: one of these is true: the plan is dangerous; another process uses an object that
-            has to change; another host's file is newer.
+        UsageError: one of these is true: a change of the plan is dangerous; another process uses an
+            object that has to change; another host's file is newer.
 
     """
     # apply() waits until the consumers have emptied these queues, and the retry queues of these
@@ -180,7 +180,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
 
 
 def _refuse(connection: Connection, topology: Topology, plan: Plan) -> None:
-    """Raise a UsageError if the plan is dangerous."""
+    """Raise a UsageError if a change of the plan is dangerous (Change in plan/changes.py)."""
     used = wait_for_consumers_to_leave(connection, broker.clock(topology), plan.work.used_by_others)
     # The broker also counts consumers of lost connections for a while. If these were the only other
     # consumers of a queue, the queue is free: it can be deleted if it is empty.

@@ -8,8 +8,8 @@ from __future__ import annotations
 from feedbus.config.partial_topology import RING, Draft, Faults, Options
 from feedbus.config.problems import Fault
 
-# Maps arguments to the options of the queue from which feedbus sets them. The file must set the
-# option instead of the argument.
+# Maps arguments that feedbus sets itself to options of the queue. The file must set the option
+# instead of the argument.
 OPTION_OF_ARGUMENT = {
     "x-queue-type": "type",
     "x-single-active-consumer": "single_active_consumer",

@@ -75,6 +75,8 @@ def _retry(draft: Draft, queue: str, options: Options) -> Faults:
 def _overflow(draft: Draft, queue: str, options: Options) -> Faults:
     arguments = options.get("arguments", {})
     bounded = options.get("max_length") or "x-max-length-bytes" in arguments
+    # The fault of an invalid max_length is reported already. It is not known whether the corrected
+    # queue can overflow.
     invalid = draft.is_set(queue, "max_length") and "max_length" not in options
     if "overflow" in options and not bounded and not invalid:
         message = "has no effect without max_length: the queue cannot overflow"
@@ -143,10 +145,9 @@ def _block_on_dead(draft: Draft, queue: str, options: Options) -> Faults:
 def _timeouts(draft: Draft, queue: str, options: Options) -> Faults:
     """Yield a fault if `batch.wait` or `handler_timeout` is too long.
 
-    `batch.wait` must be shorter than `idle_timeout`. RabbitMQ's consumer timeout limits
-    `handler_timeout`. The embedded broker has no such timeout.
-    The check reports the fault for each broker, so that a change of the broker's URL does not make
-    a file invalid.
+    `batch.wait` must be shorter than `idle_timeout`. `handler_timeout` must be shorter than
+    RabbitMQ's consumer timeout. The embedded broker has no consumer timeout. The check reports the
+    fault for this broker, too, so that a change of the broker's URL does not make a file invalid.
     """
     wait = options.get("batch", {}).get("wait_seconds", 0.0)
     idle = options.get("idle_timeout_seconds")
@@ -159,6 +160,7 @@ def _timeouts(draft: Draft, queue: str, options: Options) -> Faults:
         message = "RabbitMQ would deliver the message again while its handler runs"
         expected = f"less than consumer_timeout in [broker] ({write_duration(limit)})"
         path = draft.at(queue, "handler_timeout")
+        # If the file does not set handler_timeout, it has set a short consumer_timeout.
         if not draft.is_set(queue, "handler_timeout"):
             path = ("broker", "consumer_timeout")
             default = write_duration(HANDLER_TIMEOUT_SECONDS)

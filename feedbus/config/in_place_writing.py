@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def overwrite(path: Path, content: bytes) -> None:
-    """Replace a file's content: atomically if this changes nothing else, otherwise in place.
+    """Replace a file's content: by renaming a new file if possible, otherwise in place.
 
     The function writes a new file in the same folder, and gives it the owner, mode, access lists
     and other attributes of the old file. Then it renames the new file to the name of the old file.

@@ -1,4 +1,4 @@
-"""The draft: the loaded values of topology.toml, from which the checks and then build() work.
+"""The draft: the loaded values of topology.toml. The checks and then build() read it.
 
 In the draft, each queue also has the options that it inherits from [defaults.queue].
 """
@@ -24,7 +24,7 @@ DECLARING = (
     *("exchange", "routing_keys", *RING_ONLY, "type", "single_active_consumer"),
     *("message_ttl", "max_length", "overflow", "arguments"),
 )
-# Maps options of DECLARING to their keys in the loaded values, if these have another name.
+# Maps options of DECLARING to their keys in the loaded values, if the keys differ from the options.
 LOADED_AS = {"message_ttl": "message_ttl_seconds"}
 
 
@@ -96,8 +96,8 @@ class Draft:
     def at(self, queue: str, *keys: str | int) -> KeyPath:
         """Return the path of a queue's option in topology.toml, at which a fault is reported.
 
-        The path is in the queue's table. If only [defaults.queue] sets the option, the path is
-        there.
+        The path is in the queue's table. If only [defaults.queue] sets the option, the path is in
+        [defaults.queue].
 
         Args:
             queue: the name of the queue.

@@ -52,7 +52,7 @@ class Report:
         text: the content of the file.
         document: the values of the file, in which environment variables are replaced.
         faults: each fault with the path of its value.
-        blocked: paths whose values are not known. Faults there, and in values below, are ignored.
+        blocked: paths whose values are not known. Faults at these paths or below them are ignored.
         written: the values of the file as they are written, with `${VAR}`. Errors show these
             values, because the environment may contain secrets.
 
@@ -119,8 +119,8 @@ class Report:
 def _with_expected(fault: Fault) -> str:
     """Return the message of a fault; "" if it has none.
 
-    The expected value is added, unless it is very long, or the message contains it or has other
-    advice.
+    The expected value is added, except in these cases: it is very long, the message contains it
+    already, the fault suggests a known name, or an import has failed.
     """
     message, expected = fault.message, fault.expected
     imports = message.startswith("cannot import ")

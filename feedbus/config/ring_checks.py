@@ -41,6 +41,7 @@ def check_weights(draft: Draft, queue: str, options: Options) -> Faults:
                 draft.at(queue, "weights", number),
                 Fault(expected=expected, got=number, at_key=True),
             )
+    # A weight that is inherited from [defaults.queue] is no fault: other queues may use it.
     if draft.report.has(("queues", queue, "weight")) and set(weights) == set(
         map(str, range(shards))
     ):

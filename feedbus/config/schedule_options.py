@@ -188,7 +188,9 @@ def check_schedules(draft: Draft) -> Faults:
 
 
 def _exchange(draft: Draft, path: KeyPath, options: Options) -> Faults:
-    """Yield a fault if the schedule's exchange does not exist, is not for JSON, or has no such key.
+    """Yield a fault if the exchange of a schedule does not exist or does not suit the schedule.
+
+    The exchange must publish JSON, and a queue must get messages with the schedule's routing key.
 
     On a ring, a schedule without a key is refused, too, as publish() refuses it.
 

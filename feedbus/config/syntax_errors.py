@@ -85,7 +85,8 @@ def problem_of(file: str, text: str, place: tuple[int, int], reason: str) -> Pro
     # toml_positions loads a parser, which is needed only for an error. So it is imported late.
     from feedbus.config.toml_positions import Places, write
 
-    # If a name is set twice before the parser stopped, this is the problem: tomllib gives no names.
+    # If a name is set twice before the parser stopped, the second one is the problem. Places finds
+    # it, because the reason of tomllib does not contain the name.
     for path, (line, column), first in Places(text).repeated:
         if line <= place[0]:
             table, key = write(path[:-1]), write(path[-1:])

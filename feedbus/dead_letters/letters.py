@@ -58,8 +58,8 @@ class DeadLetter:
         body: the published bytes.
         delivery: the delivered message of the dead-letter queue; in a dead handler, the delivery of
             the failed record.
-        traceback: the end of the traceback of the handler's exception; "" if a verdict, the
-            validation or the broker is the reason.
+        traceback: the end of the traceback of the handler's exception; "" if the handler has raised
+            Reject or Retry, or if the validation or the broker is the reason.
 
     """
 

@@ -28,7 +28,7 @@ UNDATED_AT_ONCE = 100  # the most dead letters without a time that one check rea
 
 
 class Pruning:
-    """Deletes a queue's old dead letters periodically, if the queue has limits for them.
+    """Deletes periodically the dead letters of a queue that exceed the queue's limits, if any.
 
     The process of each consumer has one Pruning object. If the queue has shards, only the object of
     the first shard deletes anything.
@@ -98,10 +98,10 @@ class Pruning:
 def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[Limit]:
     """Delete the oldest dead letters of a queue while they are too old or too many.
 
-    A consumer's Pruning calls the function once a minute. Several processes can do this at the same
+    A consumer's Pruning calls the function once a minute. Several processes can call it at the same
     time, for example on several hosts. Each process takes the oldest dead letter from the queue,
-    and counts the dead letters that are still in the queue. So together they do
-    not delete more dead letters than the limits require.
+    and counts the dead letters that are still in the queue. So the processes together do not delete
+    more dead letters than the limits require.
 
     Args:
         connection: a connection to the broker.

@@ -1,4 +1,4 @@
-"""Send dead letters back, unchanged, and only to their own queue."""
+"""Send dead letters back to their own queue, and to no other queue."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class Requeue:
 
     With `block_on_dead`, records wait for a dead letter of their key. When their number reaches
     `waiting_limit`, the consumer handles no new messages of its queue. So it would never reach a
-    dead letter that was published to the end of its queue. For this reason, dead letters are
-    published to the waiting queues instead. During and after a change of shards, the waiting queues
-    of the keys are not known until the old queues are deleted. During this time, dead letters are
-    published to the exchange.
+    dead letter that was published to the end of its queue. For this reason, dead letters of such a
+    queue are published to the waiting queues instead. During and after a change of shards, the
+    waiting queues of the keys are not known until the old queues are deleted. During this time,
+    dead letters are published to the exchange.
     """
 
     def __init__(self, topology: Topology, queue: Queue) -> None:
@@ -120,6 +120,8 @@ class Requeue:
 
         """
         if not self._has_shards:
+            # The routing key of these messages can be the name of the queue (see _target()). So the
+            # key of the dead letter is used.
             own = self._names.waiting(self._queue_name)
             return self._publish_to_waiting_queues(
                 messages, [letter.key] * len(messages), lambda _: own

@@ -55,7 +55,7 @@ class ReadableQueue:
 
 
 class ConsumerQueues:
-    """Determines which queues of its exchange one consumer reads, and in which order.
+    """Determines which queues one consumer reads, and in which order.
 
     The queues of an old generation are divided among the current consumers. Each old queue is read
     up to its fence, then deleted. A consumer reads its share of the old queues together with its
@@ -161,7 +161,7 @@ class ConsumerQueues:
             before = self._names.before(self._consumer)
             yield from self._unread_queues(connection, [ReadableQueue(before)])
             if broker.queue_exists(connection, before):
-                return
+                return  # the run is over
             yield [ReadableQueue(self._own_queue)]
             yield from self._removed_queue(connection)
             return
@@ -236,11 +236,11 @@ class ConsumerQueues:
         return [name for name, _ in members].index(self._consumer.name)
 
     def is_announced(self, connection: Connection, notice: bytes | str) -> bool:
-        """Whether a notice announces a newer ring with a queue of this consumer.
+        """Whether a notice announces a newer ring with a queue that this consumer must read now.
 
         A notice is a message of a switch in the waiting queue. Its body contains the generation of
         the newer ring. If the result is True, the runner connects again, and reads the queue of the
-        newer ring, too.
+        newer ring together with the old queues.
 
         Args:
             connection: used to read the state of the ring if the body of the notice is not valid.
@@ -294,9 +294,9 @@ class ConsumerQueues:
         The list is yielded as soon as one of the queues has no reader, also if other queues still
         have readers. Otherwise this consumer and a switch could wait for each other. Suppose that a
         switch has held messages for a queue that is full and has no reader. The switch is complete
-        only when somebody has read this queue. The other queues get their fences at the end of the
-        switch, so their readers do not end before. If this consumer waited for them, nobody would
-        read the full queue.
+        only when a consumer has made room in this queue. The other queues get their fences at the
+        end of the switch, so their readers do not end before the end of the switch. If this
+        consumer waited for these readers, no consumer would read the full queue.
 
         Args:
             connection: a connection to the topology's broker.
@@ -334,9 +334,9 @@ class ConsumerQueues:
         """Return whether a consumer must subscribe exclusively to a generation's queues.
 
         The result is False if the queues have a single active consumer: then the broker itself lets
-        only one consumer read at a time. The result is also False if the queues were declared with
-        other arguments than the topology has now. It is not known here whether such queues have a
-        single active consumer.
+        only one consumer read at a time. The result is also False if several processes read each
+        queue, or if the queues were declared with other arguments than the topology has now. It is
+        not known here whether queues with other arguments have a single active consumer.
         """
         queue = self._consumer.queue
         same_arguments = generation.shape == self._topology.generation(generation.exchange).shape

@@ -1,7 +1,7 @@
 """The messages that arrive during a switch of rings: they are held, then appended to the old ring.
 
-While the entry (the exchange to which publishers publish) has no ring, the broker puts messages
-into the queue of its alternate exchange. These are the held messages.
+While no ring is bound to the entry (the exchange to which publishers publish), the broker puts
+messages into the queue of the entry's alternate exchange. These are the held messages.
 """
 
 from __future__ import annotations
@@ -41,12 +41,10 @@ class NoRoomError(Exception):
 def append_held(
     channel: Channel, names: Names, exchange: str, generations: Sequence[Generation]
 ) -> None:
-    """Append held messages, in their order, to the first of these generations that has queues.
+    """Append each held message, in order, to the first of these generations with a queue for it.
 
-    If the first generation has no queue for a message, the message goes to the next generation.
-
-    switch_ring() calls this at the end of a switch. If no switch is needed, it also calls this,
-    because a slow broker may have held a message after the end of the last switch.
+    switch_ring() calls this at the end of a switch. If no switch is needed, switch_ring() calls
+    this, too, because a slow broker may have held a message after the end of the last switch.
 
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.
@@ -83,6 +81,7 @@ def append_held(
                 moved,
                 nacked_seconds=NACKED_SECONDS if one_by_one else math.inf,
             )
+            # A permanent refusal is caused by the message itself, and not by a full queue.
             if any(each.outcome == "nacked" and not each.is_permanent for each in refusals):
                 raise NoRoomError(generation)
             refused = {id(each.message) for each in refusals}

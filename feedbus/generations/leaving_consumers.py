@@ -8,8 +8,8 @@ from feedbus import broker
 from feedbus.clock import Clock
 from feedbus.wire.amqp_protocols import Connection
 
-# RabbitMQ still counts the consumers of a lost connection until it notices the loss. After a leader
-# election, this takes a moment. After the loss of a host, it takes up to two heartbeats of 12 s.
+# RabbitMQ counts the consumers of a lost connection until it notices the loss. RabbitMQ notices it
+# a moment after a leader election, and up to two heartbeats of 12 s after the loss of a host.
 LEAVE_SECONDS = 25.0
 LEAVE_PAUSE_SECONDS = 0.1  # between two checks
 

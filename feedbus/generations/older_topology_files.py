@@ -28,9 +28,9 @@ def refuse_older(states: Iterable[RingState], topology: Topology) -> None:
         topology: the topology of the file.
 
     Raises:
-        UsageError: the current ring was declared by a file of another host, and at least one of
-            these is true: that file is newer; the ring that this host's file declares was already
-            replaced.
+        UsageError: the current ring was declared by a file of another host, and this host's file
+            declares another ring. In addition, the file of the other host is newer, or the ring
+            that this host's file declares was already replaced.
 
     """
     for state in states:
@@ -41,9 +41,10 @@ def refuse_older(states: Iterable[RingState], topology: Topology) -> None:
 def refusal_reason(state: RingState, topology: Topology) -> str:
     """Return why this host's file must not replace the current ring; "" if it may.
 
-    If the current ring is from a file of the same host, the answer is always "": a host may return
-    to an earlier file of its own. A file of another host is refused if it is older. But a
-    deployment can set the same modification time on every file. So a file that is not older is
+    If the current ring is from a file of the same host, the result is always "": a host may return
+    to an earlier file of its own. The result is also "" if this host's file declares the current
+    ring. Otherwise, this host's file is refused if it is older than the file of the current ring.
+    But a deployment can set the same modification time on every file. So this host's file is
     refused, too, if the ring that it declares was already replaced.
 
     `feedbus plan` shows the reason, and refuse_older() raises it.
@@ -96,10 +97,10 @@ def with_newer_source(state: RingState, topology: Topology) -> RingState:
 
 
 def with_replaced_ring(state: RingState, topology: Topology, wanted: Generation) -> RingState:
-    """Return the state with this host's file as its source, and with the current ring as replaced.
+    """Return the state with this host's file as source; the current ring counts as replaced.
 
-    The state has a list of replaced rings. If a file of another host declares a ring of this list
-    later, that file is refused.
+    The current ring is added to the state's list of replaced rings. If a file of another host
+    declares a ring of this list later, that file is refused.
 
     If the wanted ring has the same members and arguments as the current one, the state is returned
     unchanged. Then the current ring is replaced only because it is disordered.

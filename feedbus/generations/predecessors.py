@@ -13,16 +13,18 @@ NO_QUEUES: frozenset[str] = frozenset()
 
 
 def are_known(topology: Topology, queue: Queue) -> bool:
-    """Whether it is known, for each record of a queue, which older queue can have its key.
+    """Whether records of a queue can wait only for the older queues that can have their keys.
 
     If the result is True, consumers read old queues together with new ones. Then a new record waits
     until the old queues that can have its key are deleted. The result is False in these cases:
 
-    - The ring hashes another value than the routing key.
+    - The ring hashes another value than the routing key. So it is not known which older queue can
+      have a key.
     - The queue has no `order_by`. So it has no waiting queue, in which a record could wait.
     - The queue has `block_on_dead`: a dead letter blocks its key. When the dead letter is requeued,
       it takes the position of the message that blocks the key. So the dead letter and this message
-      must be in the same queue.
+      must be in the same queue. If consumers read old and new queues together, the two could be in
+      different queues.
 
     Args:
         topology: the topology of the queue.

@@ -39,7 +39,8 @@ def fence_message(queue: str, mark: str, message_id: str = "", body: bytes = b""
     Args:
         queue: the name of the queue on the broker.
         mark: the value of the header that marks the fence: the digest of the old ring if a switch
-            publishes the fence or the notice, else the name of a queue.
+            publishes the fence or the notice, else the name of the queue. For the queue `before` of
+            queue_replacement.py, it is the name of the replaced queue.
         message_id: the id of a probe; "" for another fence.
         body: the new generation if the fence is a notice, else empty. A notice is a fence in a
             waiting queue; it reports that the ring has changed.
@@ -114,7 +115,8 @@ class Probes:
     def put_probe(self) -> None:
         """Publish the next probe to the end of the queue.
 
-        If the queue is full, put_fence() later publishes a fence in place of the probe.
+        If the queue is full and refuses the probe, `fence_needed` becomes True. Then the reader
+        publishes a fence in place of the probe, when is_fence_due is True.
 
         The reader calls this when it receives a fence, or when a probe is lost.
 
@@ -175,7 +177,7 @@ class Probes:
     def restart_proof(self) -> None:
         """Begin the proof again, because a message other than a probe has been settled.
 
-        The reader calls this each time. Then two further probes must return.
+        The reader calls this for each such message. Then two further probes must return.
         """
         self._returned = 0
 

@@ -23,7 +23,8 @@ class Depths:
         retrying: messages of the table that wait in retry queues for their next attempt.
         dead: dead letters of the table.
         waiting: records in the consumer's waiting queue that no consumer has received. The broker
-            does not know which of them have failed, and which wait for an earlier record.
+            does not know which of them have failed, and which wait for an earlier record. The
+            records that the consumer has received are counted by the consumer itself.
 
     """
 

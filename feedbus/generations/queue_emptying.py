@@ -1,4 +1,4 @@
-"""Empty a queue that receives no more messages: move its messages, and delete the queue."""
+"""Move all messages of a queue to another target; delete queues that receive no more messages."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ class QueueEmptier:
     Only the leader of a queue knows whether the queue is empty. A message count of 0 is no proof:
     the broker also reports 0 if the leader does not answer. If basic.get returns no message, the
     queue is empty, because the leader answers basic.get. A quorum queue with a single active
-    consumer refuses basic.get. For such a queue, the proof is a probe that returns without another
-    message.
+    consumer refuses basic.get. For such a queue, the proof is a probe: this object publishes the
+    probe to the queue, and receives the probe without another message.
 
     This object consumes from the queue. The leader no longer counts messages that are on their way
     to this object. They arrive before the broker's answer to basic.cancel. So when the queue seems
     to be empty, the object cancels its consumer, and begins again if messages have arrived.
 
-    It is used to delete a queue that gets no more messages, and to move messages back to another
-    queue.
+    It is used to delete a queue that gets no more messages, and to move the messages of a queue
+    that is kept.
     """
 
     def __init__(
@@ -219,6 +219,7 @@ class QueueEmptier:
                 else:
                     others.append(message)
         self._received.extend(others)
+        # With fence_needed, the queue was full and has refused the probe, so nothing is proved.
         return not others and not probes.is_pending and not probes.fence_needed
 
     def _count(self) -> tuple[int, int]:

@@ -31,7 +31,7 @@ def phase_of(connection: Connection, topology: Topology, consumer: Consumer, que
         queue: the name of the queue on the broker.
 
     Returns:
-        "in use" if the queue is not old, "switching" if it is old and can still get messages,
+        "in use" if the queue is current, "switching" if it is old and can still get messages,
         "ending" if it is old and gets no more messages, "removed" if the topology does not have it
         any more.
 
@@ -50,8 +50,9 @@ def _phase_without_mark(
     if not topology.on_ring(consumer.queue):
         if queue != names.before(consumer):
             return "in use"
-        # The gate is an exchange in front of the queue (queue_replacement.py). It exists until the
-        # replacement of the queue is complete.
+        # The queue `before` has the messages of a queue that was replaced by a queue with other
+        # arguments (queue_replacement.py). Until the replacement is complete, the queue has an
+        # exchange in front of it, the gate.
         is_replacing = broker.exchange_exists(connection, names.gate(consumer))
         return "switching" if is_replacing else "ending"
     exchange = consumer.queue.exchange

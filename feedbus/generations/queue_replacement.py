@@ -5,7 +5,7 @@ messages arrive. An additional exchange, the *gate*, is put in front of the queu
 closed, messages that arrive go to the alternate exchange of the gate, and are held in the queue
 `gate.held`:
 
-    exchange ──▶ gate ──▶ queue            the gate is open: as before
+    exchange ──▶ gate ──▶ queue            the gate is open: the queue is bound to the gate
     exchange ──▶ gate ──▶ gate.held        the gate is closed: the queue is not bound to the gate
 
 While the gate is closed, the messages of the old queue are moved to another queue, named `before`.
@@ -41,7 +41,7 @@ from feedbus.generations.switch import exit_after_step
 from feedbus.topology import Consumer, Queue, Topology
 from feedbus.wire.amqp_protocols import Connection
 
-# The queue `before` gets these arguments of the replaced queue.
+# The queue `before` gets these arguments of the new queue.
 KEPT_ARGUMENTS = (
     "x-dead-letter-exchange",
     "x-dead-letter-routing-key",
@@ -164,6 +164,7 @@ def replace_retry_queue(
     """
     channel = connection.channel()
     if broker.queue_exists(connection, retry_queue):
+        # Consumers publish retries to an exchange with the name of the retry queue.
         channel.queue_unbind(retry_queue, retry_queue, "")
     channel.close()
     broker.clock(topology).sleep(broker.in_flight_seconds(topology))
@@ -198,9 +199,9 @@ def park(connection: Connection, topology: Topology, queue: Queue, retry_queue: 
 def unpark(connection: Connection, topology: Topology, queue: Queue, retry_queue: str) -> None:
     """Move parked retries back to their retry queue.
 
-    If the topology has no such retry queue any more, the retries go to the queue of their records.
-    If this queue has shards, the retries go to the entry, the exchange in front of the ring. Then a
-    consumer handles them immediately.
+    If the retry queue does not exist, because the topology no longer has it, the retries go to the
+    queue of their records. If the queue of their records has shards, the retries go to the entry,
+    the exchange in front of the ring. In both cases, a consumer handles the retries immediately.
 
     `feedbus up` and `feedbus apply` call this after the retry queue was declared again.
 
@@ -319,8 +320,9 @@ class QueueReplacement:
             gate, "fanout", durable=True, auto_delete=False, arguments=alternate
         )
         direct = [one for one in seen.bound_to("queue", self._queue) if one.source != gate]
-        # An interrupted call may have put and closed the gate already. Then the queue has no direct
-        # bindings, and the gate has bindings. In this case the gate stays closed.
+        # A direct binding leads from another exchange than the gate to the queue. An interrupted
+        # call may have put and closed the gate already. Then the queue has no direct bindings, and
+        # the gate is bound to the exchange. In this case the gate stays closed.
         if direct or not seen.bound_to("exchange", gate):
             # Until the direct bindings are removed, a message has two ways to the queue: a direct
             # binding, and the gate. But a broker puts a message into a queue only once, even if
@@ -366,7 +368,7 @@ class QueueReplacement:
         self._await_arrivals()
 
     def _append_held(self) -> None:
-        """Append the held messages to `before`; then put a fence there, or delete it if empty."""
+        """Append the held messages to `before`; then delete `before` if empty, or add a fence."""
         before, held_name = (
             name(self.consumer) for name in (self._names.before, self._names.gate_held)
         )

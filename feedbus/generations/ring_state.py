@@ -4,10 +4,14 @@ A draining generation is an earlier one whose queues are not all deleted yet.
 
 The state is one message, and the broker keeps two copies of it. Consumers and publishers read the
 copy in the readers' queue. A reader takes the message out of this queue for a moment. If another
-process finds no message meanwhile, it tries again. It may also find an older state. This is
-harmless: a consumer then finds that old queues are already deleted, and a fence reports newer
-generations to it. A publisher gets packs back, and sends their records as single messages. A switch
-needs the exact state, so it reads the other copy, in the ledger, under the topology's lock.
+process finds no message meanwhile, it tries again. It may also find an older state. An older state
+is harmless: a consumer finds that old queues are already deleted, and reads the state again when it
+receives a fence. A publisher gets packs back, and sends their records as single messages. A process
+that changes the state needs the latest state, so it reads the other copy, in the ledger. Meanwhile
+it holds the *topology's lock*, a lock on the broker that only one process can hold at a time.
+
+If another program has put a message of its own into the readers' queue, readers also use the ledger
+and the lock.
 """
 
 from __future__ import annotations
@@ -35,7 +39,8 @@ events = EventLog(__name__)
 
 READ_ATTEMPTS = 100  # how often a reader looks for the message
 # Fewer attempts are enough for two functions. read_locked() is called under the topology's lock, so
-# usually no other process has taken the message of the ledger. The caller of read() calls it again.
+# usually no other process has taken the message of the ledger. If read() returns None, its caller
+# calls it again.
 FEW_ATTEMPTS = 10
 READ_PAUSE_SECONDS = 0.03  # between two attempts
 # The limit of messages in the readers' queue and in the ledger. With a limit of 1, a quorum queue
@@ -51,20 +56,23 @@ MAX_STATES = 100
 class RingState:
     """The state of an exchange's ring, as a message on the broker contains it.
 
-    Processes read it when they connect; a switch writes the next one.
+    Processes read it when they connect. Each change of the rings writes another state.
 
     Attributes:
-        current: the generation to which the entry sends messages.
+        current: the newest generation. When the switch to this generation is complete, the entry
+            sends all messages to its ring.
         draining: earlier generations whose queues are not all deleted yet, the oldest first.
-        switch_complete: whether the switch to the current generation is complete. Until then,
-            draining generations may still get records.
+        switch_complete: whether the switch to the current generation is complete. Until then, the
+            last generation of `draining` may still get messages.
         serial: the number of this state; each change of the state increases it.
         disordered: whether the broker has restarted and has bound the shards of the current ring
             again, in another order than feedbus. Then keys reach shards that do not own them.
-        source: the topology file that declared the current ring; None if it is not known.
-        replaced: digests of earlier rings, without the numbers of their generations. They are used
-            only by older_topology_files.py.
-        disordered_draining: the numbers of draining generations that were disordered.
+        source: the topology file that declares the current ring, and its host. If several hosts
+            have such files, it is the newest of the files. None if it is not known.
+        replaced: digests of replaced rings. A digest does not depend on the number of the
+            generation. So feedbus recognises a topology file that would return to a replaced ring
+            (older_topology_files.py).
+        disordered_draining: the numbers of the draining generations whose rings are disordered.
 
     """
 
@@ -82,15 +90,16 @@ class RingState:
         """The generation for which publishers make packs.
 
         Until the switch to the current generation is complete, it is the generation before the
-        current one. If publishers made packs for the current generation, the order could be lost:
-        the current generation is connected at an unknown moment of the switch. The broker would
-        return the packs that arrive before that moment, and route the later packs. Then records of
-        the returned packs would come after later records of their keys.
+        current one. If publishers already made packs for the current generation, the order could be
+        lost: the current generation is connected at an unknown moment of the switch. The broker
+        would return the packs that arrive before that moment, and route the later packs. Then
+        records of the returned packs would come after later records of their keys.
 
         The earlier generation is disconnected once, and is not connected again. When the broker has
         returned a pack for the earlier generation, it returns all later packs for it, too. The
         publisher sends the records of returned packs in order to the entry. During the first
-        switch, there is no earlier generation, and the broker returns all packs.
+        switch, there is no earlier generation. So the packs are for a generation that is never on
+        the broker, and the broker returns all of them.
         """
         if self.switch_complete:
             return self.current
@@ -107,8 +116,8 @@ class RingState:
 def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
     """Return the state of each ring that the broker knows, by the name of its exchange.
 
-    A ring is missing in the result if no attempt finds its message, because another reader has
-    taken the message.
+    A ring is missing in the result if none of READ_ATTEMPTS attempts finds its message, because
+    another reader has taken the message.
 
     Consumers and publishers call this, without the topology's lock.
 
@@ -117,7 +126,9 @@ def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
         topology: the topology.
 
     Raises:
-        UsageError: a queue `….generations` has a message that feedbus did not write.
+        UsageError: the readers' queue of a ring has only messages that feedbus did not write. In
+            addition, the ledger has no state either, or another process holds the topology's lock
+            for too long.
 
     """
     names = Names(topology)
@@ -144,7 +155,8 @@ def exact_states(connection: Connection, topology: Topology) -> dict[str, RingSt
         topology: the topology.
 
     Raises:
-        UsageError: another process holds the lock for too long.
+        UsageError: another process holds the lock for too long; or one of the two queues of a ring
+            has a message that feedbus did not write, and neither of them has a state.
 
     """
     found = states(connection, topology)
@@ -190,15 +202,16 @@ def read_locked(channel: Channel, topology: Topology, exchange: str) -> RingStat
         exchange: the name of the exchange in topology.toml.
 
     Raises:
-        UsageError: neither queue has a state that feedbus has written.
+        UsageError: one of the two queues has a message that feedbus did not write, and neither of
+            them has a state.
 
     """
     names = Names(topology)
-    has_generation = (names.ledger(exchange), names.generations(exchange))
-    if not any(broker.queue_exists(channel.connection, queue) for queue in has_generation):
+    queues = (names.ledger(exchange), names.generations(exchange))
+    if not any(broker.queue_exists(channel.connection, queue) for queue in queues):
         return None  # no wait, because without the queue no reader can have the message
     damaged = []
-    for queue in has_generation:
+    for queue in queues:
         _declare(channel, topology, exchange, queue)
         try:
             state = _read_queue(channel, topology, exchange, queue, FEW_ATTEMPTS)
@@ -364,7 +377,7 @@ def _read_either_queue(
 def _read_queue(
     channel: Channel, topology: Topology, exchange: str, queue: str, attempts: int = READ_ATTEMPTS
 ) -> RingState | None:
-    """Return the state in a queue, and leave its message there; None if there is no message.
+    """Return the state in a queue, whose message stays there; None if no attempt finds a message.
 
     Raises:
         _DamagedError: the queue has only messages that feedbus did not write.
@@ -400,7 +413,8 @@ def _serial(found: tuple[int, RingState | None]) -> int:
 def _has_ring(channel: Channel, topology: Topology, state: RingState) -> bool:
     """Whether the current ring of a state exists on the broker.
 
-    It does not exist if another program has published the message to the queue.
+    It does not exist if another program has published the message to the queue, or if the state is
+    so old that the ring was already deleted.
     """
     return broker.exchange_exists(channel.connection, Names(topology).ring(state.current))
 

@@ -43,10 +43,10 @@ def switch_ring(
     """Switch to the ring that the topology declares, and return the resulting state.
 
     Messages that arrive during the switch are held in a queue of their own. Then they are appended
-    to the queues of the old ring. The records in these queues are handled before the records of the
-    new ring, so each key stays in order. If the process is killed, call the function again: every
-    step can be repeated. The new call first completes the interrupted switch, even if the topology
-    has changed since.
+    to the queues of the old ring. The records of a key in these queues are handled before its
+    records in the new ring, so each key stays in order. If the process is killed, call the function
+    again: every step can be repeated. The new call first completes the interrupted switch, even if
+    the topology has changed since the interruption.
 
     A *disordered* ring is replaced, too, even if the topology declares the same shards. A broker
     that restarts can bind the queues of a ring again, in another order than feedbus. The order of
@@ -211,7 +211,7 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
 
 
 def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
-    """Delete the waiting queue of a shard that was deleted; keep it if it has records."""
+    """Delete the waiting queue of a shard whose queue was deleted; keep it if it has records."""
     count = broker.count_messages(channel.connection, queue)
     if count and not _delete_control_messages(channel, queue):
         events.error(

@@ -1,8 +1,8 @@
 """Notify the consumers of old rings that a switch has replaced their ring.
 
 A consumer of an old ring gets two messages. A *fence* marks the end of its old queue. A *notice* is
-a fence in its waiting queue (the queue of records that wait for earlier ones): it arrives before
-the consumer has read the backlog of the old queue, and contains the new generation.
+a fence in its waiting queue, the queue of records that wait for earlier ones. The notice arrives
+before the consumer has read the backlog of the old queue, and contains the new generation.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ def notify_consumers(
 def put_notices(connection: Connection, names: Names, old: Generation, current: Generation) -> None:
     """Notify the consumers of an old ring that it was replaced, before they reach the fences.
 
-    The notice is a fence in the waiting queue of each old queue. The notice contains the current
-    generation, so its receiver need not read the state of the ring. Only one process at a time can
-    read the state, and without the notice all consumers would read it at once. A consumer that
+    A notice is put into the waiting queue of each old queue, if a consumer reads the waiting queue.
+    A consumer that begins later reads the state of the ring anyway. The notice contains the current
+    generation, so its receiver need not read the state. Only one process at a time can read the
+    state, and without the notice all consumers would read it at once. A consumer that
     receives the notice begins to read its new queue, too. A consumer without a waiting queue, or
     with an earlier version of feedbus, does not use the notice. It reads the state when it receives
     the fence of its old queue, and only then begins with its new queue.

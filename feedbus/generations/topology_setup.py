@@ -30,8 +30,8 @@ def set_up(
 
     Args:
         topology: the topology of the file.
-        on_full: called if held messages wait for room in a full queue of a ring. The caller then
-            starts the consumers, which read that queue.
+        on_full: called if held messages wait for room in a full queue of a ring. It must start the
+            consumers, so that one of them reads that queue.
 
     Raises:
         Outage: the broker is unavailable.
@@ -98,7 +98,7 @@ def _declare_and_switch(
 
 
 def _refuse_consumed(connection: Connection, topology: Topology, state: RingState) -> None:
-    """Refuse to declare a ring's queues again while other hosts consume them.
+    """Refuse to switch to queues with other arguments while other hosts consume from the ring.
 
     Otherwise, each start of one of the hosts would switch the ring to the arguments of that host.
 
@@ -168,6 +168,8 @@ def set_up_if_missing(topology: Topology) -> dict[str, RingState]:
             for exchange in topology.exchanges.values()
             if not exchange.external_name
         ]
+        # If all exchanges belong to other systems, only the marks of the project can show that the
+        # topology was declared.
         declared = entries or project_marks.marks(topology)
         if any(broker.exchange_exists(connection, entry) for entry in declared):
             return ring_state.states(connection, topology)

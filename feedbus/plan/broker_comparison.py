@@ -270,7 +270,7 @@ class Comparison:
         )
 
     def _has_leaving_consumer(self, name: str) -> bool:
-        """Whether this host runs a removed consumer of a queue, or of one of its other shards."""
+        """Whether this host runs a removed consumer of a queue or, for shards, of another shard."""
         owner = self._owner(name)
         return owner in self.removed or queue_of(owner) in map(queue_of, self.removed)
 

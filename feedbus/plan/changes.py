@@ -62,7 +62,7 @@ class Evenness:
 class Wait:
     """An old shard with messages, for a plan that changes a ring.
 
-    Later records of its keys wait until its queue is empty.
+    Later records of the shard's keys wait until the shard's queue is empty.
 
     Attributes:
         shard: the name of the consumer of the old shard.
@@ -124,12 +124,12 @@ class RingChange:
         after: the spread over the new shards; None if there are none, if `new` is the same as
             `old`, or if no prediction was requested.
         backlog_messages: the number of messages that are ready in the queues of the current
-            generation and of the generations that are not deleted yet.
+            generation and of the earlier generations that are not deleted yet.
         unacknowledged_messages: the number of messages in these queues that processes have
             received, and have not acknowledged.
-        drain_seconds: the time until all these messages are handled, if no rate changes. It is None
-            if there are no messages, if the rate of a shard is not known, or if no prediction was
-            requested.
+        drain_seconds: the time until these ready and unacknowledged messages are handled, if no
+            rate changes. It is None if there are no messages, if the rate of a shard is not known,
+            or if no prediction was requested.
         measured_seconds: for how long the rates were measured; None if they were not measured.
         waits: the old shards that have messages; the shard with the most messages comes first.
         waits_for_all: whether the records of every key wait until all old shards are empty, because
@@ -196,7 +196,7 @@ class Watchers:
         removed: names that are no longer in the topology.
         kept: names that run as the topology declares them.
         started: maps the name of each watcher that is started again to the reason: it is stopped,
-            has given up, or runs too few or too many processes.
+            it has given up after too many failed starts, or it runs too few or too many processes.
         schedules: the names of schedules that run with other options. They belong to the watcher of
             the operations process.
         reloads: whether the supervisor applies changes of files without a command.
@@ -228,8 +228,9 @@ class ObjectsToChange:
             on the broker, binding key).
         timer_bindings_to_remove: the bindings of the timer's exchanges to be removed. The timer is
             the set of exchanges and queues that keep delayed messages.
-        queues_to_empty: the queues of deleted_queues that a consumer reads. Before such a queue is
-            deleted, consumers empty it, unless it is in `nonempty`.
+        queues_to_empty: the queues of deleted_queues that a consumer reads, and the retry queues of
+            such queues. Before such a queue is deleted, consumers empty it, unless it is in
+            `nonempty`.
         deleted_queues: queues to be deleted.
         used_by_others: the queues of deleted_queues from which other programs consume.
         nonempty: the queues of deleted_queues that are deleted with their messages. This includes

@@ -72,7 +72,7 @@ class DeclaredObjects:
         self.changes.append(Change(action, kind, name, reason, messages))
 
     def exchanges(self) -> Iterator[str]:
-        """Add the changes of exchanges to `changes`.
+        """Add to `changes` the changes of exchanges.
 
         Yields:
             The name on the broker of each exchange that must be declared again.
@@ -105,7 +105,7 @@ class DeclaredObjects:
         return exchange.type, exchange.arguments
 
     def queues(self) -> Iterator[str]:
-        """Add the changes of queues that are not on a ring to `changes`.
+        """Add to `changes` the changes of queues that are on no ring.
 
         Yields:
             The name of each consumer whose queue is replaced by a new queue.
@@ -133,7 +133,7 @@ class DeclaredObjects:
                 yield consumer.name
 
     def parked_retry_queues(self) -> None:
-        """Add a change to `changes` for each queue with parked retries.
+        """Add to `changes` a change for each queue with parked retries.
 
         `feedbus apply` moves (parks) retries to such a queue while it declares their retry queue
         again. If this command is killed meanwhile, the next `feedbus apply` moves the retries back.
@@ -143,7 +143,7 @@ class DeclaredObjects:
             self._note("change", "queue", name, reason)
 
     def retry_queues(self) -> Iterator[tuple[str, str]]:
-        """Add the changes of retry queues and of queues for dead letters to `changes`.
+        """Add to `changes` the changes of retry queues and of queues for dead letters.
 
         Yields:
             Each retry queue that must be declared again, as (queue in topology.toml, retry queue on
@@ -167,13 +167,13 @@ class DeclaredObjects:
                 self._note("create", "queue", self._names.dead(queue), DEAD_LETTERS)
 
     def schedules(self) -> None:
-        """Add a change to `changes` for each schedule that is new in the topology."""
+        """Add to `changes` a change for each schedule that is new in the topology."""
         for schedule in self.topology.schedules.values():
             if self._names.schedule(schedule.name) not in self.seen.queues:
                 self._note("create", "schedule", schedule.name, schedule_text(schedule))
 
     def timer(self) -> Iterator[SeenBinding]:
-        """Add changes of the timer to `changes`.
+        """Add to `changes` the changes of the timer.
 
         The timer is the set of exchanges and queues in which delayed messages wait. The changes are
         missing queues, missing bindings, and bindings that feedbus has not declared.
@@ -197,7 +197,7 @@ class DeclaredObjects:
             yield one
 
     def bindings(self) -> Iterator[tuple[str, str, str]]:
-        """Add the changes of bindings between exchanges and queues to `changes`.
+        """Add to `changes` the changes of bindings between exchanges and queues.
 
         Yields:
             Each binding that must be removed, as (queue on the broker, exchange on the broker,
@@ -216,8 +216,9 @@ class DeclaredObjects:
             for exchange, key in sorted(wanted - found):
                 self._note("create", "binding", queue, f"key '{key}' of {exchange}")
             for exchange, key in sorted(found - wanted):
-                # If the exchange is not part of the topology, another program or an operator has
-                # made the binding. Such a binding stays.
+                # The name of an exchange of the project begins with the name of the topology. If
+                # the exchange belongs to another system, and the topology does not name it, another
+                # program or an operator has made the binding. Such a binding stays.
                 if exchange in external or exchange.startswith(f"{self.topology.name}."):
                     self._note("delete", "binding", queue, f"key '{key}' of {exchange}")
                     yield queue, exchange, key

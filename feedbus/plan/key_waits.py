@@ -28,7 +28,7 @@ ENOUGH = 20
 CHECK_SECONDS = 0.1
 
 Backlog = Mapping[str, SeenQueue]  # maps each shard with messages to its queue
-Shares = Mapping[tuple[str, str], float]
+Shares = Mapping[tuple[str, str], float]  # maps (old shard, new shard) to a share of all keys
 
 
 @dataclass(slots=True)
@@ -56,9 +56,9 @@ class Rates:
     def measure(self, messages: Mapping[str, int]) -> dict[str, float]:
         """Return how many messages per second each consumer handles, by its name.
 
-        Consumers that have handled no message on this host are left out. The method waits until
-        each of the given consumers has handled ENOUGH messages, or all its messages if it has
-        fewer. The method waits for LEAST_SECONDS at least, and for MOST_SECONDS at most.
+        The method waits until each of the given consumers has handled ENOUGH messages, or all its
+        messages if it has fewer. The method waits for LEAST_SECONDS at least, and for MOST_SECONDS
+        at most. Consumers that have handled no message on this host meanwhile are left out.
 
         Args:
             messages: maps each consumer whose rate is needed to its number of messages. If it is

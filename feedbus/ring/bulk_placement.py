@@ -113,10 +113,10 @@ def _mix(one: Words, two: Words, three: Words, shift: int) -> None:
 
 
 def count_pairs(old: Sequence[int], new: Sequence[int]) -> dict[tuple[int, int], int]:
-    """Count classes of keys by the queues that own them in two rings; every STEP-th class counts.
+    """Count classes of keys by the pair of queues that own them in two rings.
 
-    One sequence of jumps gives the buckets of both rings: on the ring with fewer buckets, the
-    sequence only ends earlier.
+    Only every STEP-th class is counted. One sequence of jumps gives the buckets of both rings: on
+    the ring with fewer buckets, the sequence only ends earlier.
 
     `feedbus plan` predicts with it which keys a change of a ring moves.
 
@@ -175,7 +175,8 @@ def jump(hashes: Words, *sizes: int) -> list[NDArray[Any]]:
         for buckets, size in zip(buckets_by_size, sizes, strict=True):
             within = bucket < size
             buckets[active[within]] = bucket[within]
-        # A random number of 0 makes the jump infinite. The minimum is behind the last bucket.
+        # A random number of 0 makes the jump infinite. Then minimum() selects the first bucket that
+        # the largest ring does not have.
         with np.errstate(divide="ignore"):
             reached = np.minimum(ONE * following / draws.astype(np.float64), float(sizes[-1]))
         following = reached.astype(np.int64) + 1

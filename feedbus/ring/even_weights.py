@@ -117,7 +117,8 @@ def _bucket_loads(loads: Loads, min_buckets: int, max_buckets: int) -> Iterator[
 
     All items are the same list: it is changed for each further number of buckets.
     """
-    # The item of a bucket maps each earlier bucket to the load that the added bucket takes from it.
+    # The item of a bucket maps each earlier bucket to the load that this bucket takes from the
+    # earlier bucket when this bucket is added.
     taken: list[dict[int, int]] = [defaultdict(int) for _ in range(max_buckets)]
     row = [sum(loads.values())]
     for each, load in loads.items():
@@ -202,7 +203,7 @@ class _Cutter:
         return tuple(reversed(sizes))
 
     def evenest(self, max_load: int) -> Cut:
-        """Return a cut whose loads are at most `max_load`, and whose smallest load is the largest.
+        """Return a cut with loads of at most `max_load` and the largest possible smallest load.
 
         Such a cut must exist: fits(max_load) has returned True.
         """

@@ -131,6 +131,7 @@ def jumper() -> Jump:
             ^ third[-9 * seed >> 11 & 1023]
         ) * STATE_FACTOR & LANES
         word = words & 0xFFFF_FFFF_FFFF_FFFF
+        # draws() makes these two shifts in each step, for one word. Here they are made for all.
         words ^= words << 31 & LANES
         words ^= words >> 11
         following = 1

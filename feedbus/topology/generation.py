@@ -62,9 +62,10 @@ class Generation:
     def unconnected(self) -> Generation:
         """Return a generation with the same shards that is never on the broker.
 
-        A publisher makes packs for this generation while it does not know a generation that gets
-        or got messages from publishers. No queue belongs to this generation, so the broker returns
-        each of these packs. Then the publisher reads the state of the ring again.
+        A publisher makes packs for this generation in two cases: it has not read the state of the
+        ring yet, or the first switch of the exchange is not complete. No queue belongs to this
+        generation, so the broker returns each of these packs. Then the publisher reads the state of
+        the ring, and sends the records as single messages.
         """
         return replace(self, number=-1)
 

@@ -131,11 +131,12 @@ class Queue:
         block_on_dead: whether a dead letter stops the later records of its key, until an operator
             requeues or deletes it.
         once: whether a message that is delivered twice has its effects once.
-        stream: whether messages of the handler are sent while it runs, without a transaction.
+        stream: whether messages of the handler are sent while the handler runs; then the handler
+            has no transaction.
         type: the queue type on RabbitMQ.
         single_active_consumer: whether only one process reads the queue at a time.
         delivery_limit: a message becomes a dead letter when this many processes have ended while
-            they handled it.
+            they handled this message alone.
         message_ttl_seconds: how long a message may wait in the queue.
         max_length: how many messages may wait in the queue.
         overflow: whether a full queue drops the oldest message or refuses new ones.

@@ -38,8 +38,8 @@ class Topology:
         management_url: the URL of RabbitMQ's management API; None for the default port on each
             node.
         consumer_timeout_seconds: RabbitMQ closes the channel of a consumer that does not
-            acknowledge a delivery in this time. A consumer uses the value to return messages in
-            time. The embedded broker has no such limit, but its consumers do the same.
+            acknowledge a delivery in this time. So a consumer returns messages that wait before
+            this time is over. The embedded broker has no such limit, but its consumers do the same.
         operations: the address of the operations process; None if it is disabled.
         middleware: dotted names, the outermost middleware first.
         codecs: maps content types to dotted names of codecs.

@@ -24,7 +24,8 @@ class Time(Protocol):
     def now_ms(self) -> int:
         """Return the time in milliseconds that determines when messages expire.
 
-        The time never goes backwards.
+        The time never goes backwards, except on a system without a clock since boot
+        (broker_time.py).
         """
 
     def current_datetime(self) -> datetime:
@@ -112,9 +113,9 @@ class Maintenance(Protocol):
     """
 
     def postpone(self) -> None:
-        """Begin the quiet time again, because this connection has just used the broker.
+        """Postpone the call of run(), because this connection has just used the broker.
 
-        run() is called when the broker was not used for the quiet time.
+        run() is called when the broker was not used for a while.
         """
 
     def seconds(self) -> float | None:

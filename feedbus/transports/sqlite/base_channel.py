@@ -1,4 +1,4 @@
-"""The base class of channels; after an AMQP error, a channel opens itself again."""
+"""The base class of channels; after a channel error of AMQP, a channel opens itself again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class Unsettled(NamedTuple):
 class BaseChannel(StdChannel):
     """The state of a channel: its consumers, unsettled deliveries and buffered messages.
 
-    After an AMQP error, it opens the channel again, without consumers.
+    After a channel error of AMQP, such as NOT_FOUND, the channel opens itself again, without
+    consumers. After a connection error, the connection is closed.
 
     Args:
         connection: the connection of the channel.

@@ -31,7 +31,8 @@ def wall_ms() -> int:
 def since_boot() -> tuple[str, int] | None:
     """Return an id of the boot and the milliseconds since the boot; None if neither is known.
 
-    The id also contains the time namespace of this process.
+    The id also contains the time namespace of this process: in another namespace, the kernel can
+    report another time since boot.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

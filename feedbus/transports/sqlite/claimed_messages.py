@@ -19,7 +19,7 @@ LOADED_AT_ONCE = 50  # the number of messages whose bodies are loaded into memor
 
 
 class ClaimedMessages:
-    """Claims messages for the consumers of one connection, while the consumers have room.
+    """Claims messages for the consumers of one connection, as many as their prefetch allows.
 
     It delivers the claimed messages one by one to the callbacks of their consumers.
 
@@ -64,7 +64,7 @@ class ClaimedMessages:
         return undelivered
 
     def fetch(self) -> bool:
-        """Claim messages for consumers with room; return whether any message was claimed.
+        """Claim messages up to the prefetch of the consumers; return whether any was claimed.
 
         Raises:
             RecoverableConnectionError: other connections have treated this connection as dead.

@@ -1,7 +1,7 @@
 """Free disk space after a backlog: rewrite the broker file while nobody uses it.
 
 SQLite can also give pages back one by one (auto_vacuum). But then it has to keep a map of all
-pages. That costs 6 to 15 percent of the processor time of publishing and consuming packs. So the
+pages. The map costs 6 to 15 percent of the processor time of publishing and consuming packs. So the
 file is rewritten as a whole, but only if nobody has written to it for a while, most of it is free,
 and the rest is small. Then the rewrite is quick and disturbs nobody.
 """
@@ -54,7 +54,7 @@ class Compaction:
         self._version = -1  # the version of the file's content at the last check
 
     def postpone(self) -> None:
-        """Start the quiet time of 1 s again; called when this connection has used the file."""
+        """Let QUIET_SECONDS begin again at the next wait, because this connection used the file."""
         self._due = 0.0
 
     def seconds(self) -> float | None:
@@ -73,8 +73,8 @@ class Compaction:
     def run(self) -> None:
         """Rewrite the file if most of it is free; truncate its write-ahead log if the log is large.
 
-        If another process has changed the file since the quiet time began, nothing is rewritten,
-        and the quiet time starts again. Errors of a busy file or a full disk are ignored.
+        If another process has changed the file in the last QUIET_SECONDS, nothing is rewritten, and
+        run() is postponed. Errors of a busy file or a full disk are ignored.
         """
         self._due = None
         # SQLite raises this error if the file is busy, or if the disk has no room for the copy.

@@ -37,7 +37,7 @@ class PublishedMessage:
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """The outcome of a stored message: a confirm or a nack, which is reported to the publisher.
+    """The outcome of a published message: a confirm or a nack, which is reported to the publisher.
 
     Attributes:
         event: "basic_ack" for a confirm; "basic_nack" if a full queue has refused the message.
@@ -62,6 +62,8 @@ class Confirm:
 @dataclass(frozen=True, slots=True)
 class Returned:
     """The outcome of a mandatory message that matches no queue: it is returned to its publisher.
+
+    As on RabbitMQ, the message is then confirmed, too.
 
     Attributes:
         outgoing: the message.

@@ -98,7 +98,7 @@ class Connection(RegisteredConnection):
             TimeoutError: no event occurred in time, a signal's handler ran meanwhile, or the
                 descriptor of wake_on() is readable.
             FileUnavailable: the broker's tables cannot be read or written.
-            ConsumerCancelled: a consumer's queue was deleted.
+            ConsumerCancelled: the queue of a consumer without on_cancel was deleted.
 
         """
         self.check_open()

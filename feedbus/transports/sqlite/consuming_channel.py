@@ -23,7 +23,11 @@ from feedbus.transports.sqlite.transactions import Transaction
 
 
 class ConsumingChannel(BaseChannel):
-    """The part of a channel with the AMQP methods that consume messages and settle deliveries."""
+    """The part of a channel with the AMQP methods that consume messages and settle deliveries.
+
+    A message is *claimed* when the connection has taken it from its queue for a consumer. The
+    message is delivered later, when events are drained.
+    """
 
     def basic_qos(
         self,
@@ -240,9 +244,9 @@ class ConsumingChannel(BaseChannel):
             messages = [self._unsettled[tag].message for tag in tags]
             owner = self._link.owner or 0
             settled_count = queued_messages.settle(tx, owner, messages)
-            fenced = settled_count < len(messages) and not delivery_owners.is_registered(tx, owner)
+            removed = settled_count < len(messages) and not delivery_owners.is_registered(tx, owner)
         self._count_settled(tags)
-        if fenced:
+        if removed:  # other connections have treated this connection as dead
             self._link.lose_registration()
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> None:
@@ -261,9 +265,9 @@ class ConsumingChannel(BaseChannel):
                 was_unsettled = bool(queued_messages.put_back(tx, owner, [message]))
             else:
                 was_unsettled = queued_messages.reject(tx, owner, message)
-            fenced = not was_unsettled and not delivery_owners.is_registered(tx, owner)
+            removed = not was_unsettled and not delivery_owners.is_registered(tx, owner)
         self._count_settled(tags)
-        if fenced:
+        if removed:  # other connections have treated this connection as dead
             self._link.lose_registration()
 
     def flow(self, active: bool) -> None:

@@ -27,7 +27,7 @@ def is_registered(tx: Transaction, connection_id: int) -> bool:
 
 
 def remove_dead(tx: Transaction, liveness: Liveness, own: int | None) -> None:
-    """Remove every connection whose process has died; its deliveries return to their queues.
+    """Remove each connection that is closed or whose process has died; requeue its deliveries.
 
     Args:
         tx: the transaction.

@@ -61,8 +61,8 @@ class HeaderMatcher:
 def _comparable(value: Any) -> tuple[type, Any]:
     """Return a value with its type, so that 1, True and 1.0 differ.
 
-    py-amqp writes text and bytes with the same AMQP type, and RabbitMQ compares a time by its
-    seconds.
+    A text is equal to its bytes, because py-amqp writes both with the same AMQP type. Times are
+    compared by their seconds, as on RabbitMQ.
     """
     if isinstance(value, str):
         value = value.encode("utf-8", "surrogatepass")

@@ -44,9 +44,10 @@ def _drop(tx: Transaction, queue: Queue, heads: Sequence[int], reason: str) -> N
 def claim(
     tx: Transaction, queue: Queue, connection_id: int, limit: int, consumer_count: int
 ) -> list[tuple[int, int]]:
-    """Take messages from the head of a queue for a consumer, at most its fair share.
+    """Take messages from the head of a queue for a consumer, at most its share.
 
-    The ready messages are divided equally among the consumers of the queue.
+    If few messages are ready, the share is their number divided by the number of consumers, rounded
+    up. So the other consumers of the queue get messages, too.
 
     Args:
         tx: the transaction.

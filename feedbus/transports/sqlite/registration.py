@@ -38,7 +38,8 @@ class RegisteredConnection:
         owner: the id of this connection in the file; None until register() has registered it.
     """
 
-    is_blocked = False  # an attribute of RabbitMQ's connections that publishers read
+    # Publishers read this attribute. RabbitMQ can block publishers; the embedded broker never does.
+    is_blocked = False
 
     def __init__(self, backend: Backend) -> None:
         """Create the connection with a backend that no other connection uses."""
@@ -54,8 +55,9 @@ class RegisteredConnection:
         self._owners_seen = -1
         self._checked_at = 0.0
         # Maps the id of each queue to the owners of its consumers, the oldest consumer first.
-        self._watchers: dict[int, list[int]] = {}
-        self._audience_version = -1
+        self._consumer_owners: dict[int, list[int]] = {}
+        # The count of changes of consumers when _consumer_owners was read; -1 to read it again.
+        self._consumer_owners_version = -1
         self._evented = False  # whether an event loop waits for this connection
         forks.note_open(self)
 
@@ -107,19 +109,20 @@ class RegisteredConnection:
         if tx.everyone:
             concerned.update(owner for (owner,) in tx.execute("SELECT id FROM owners").fetchall())
         if tx.queues_with_new_messages:
-            if tx.owners_changed or self._audience_version != tx.owners:
-                self._read_audience(tx)
+            if tx.owners_changed or self._consumer_owners_version != tx.owners:
+                self._read_consumer_owners(tx)
             for queue in tx.queues_with_new_messages.values():
-                audience = self._watchers.get(queue.id, ())
-                concerned.update(audience[:1] if queue.single_active else audience)
+                owners = self._consumer_owners.get(queue.id, ())
+                concerned.update(owners[:1] if queue.single_active else owners)
         concerned.discard(self.owner or 0)
         return concerned
 
-    def _read_audience(self, tx: Transaction) -> None:
-        self._watchers = {}
+    def _read_consumer_owners(self, tx: Transaction) -> None:
+        self._consumer_owners = {}
         for queue, owner in tx.execute("SELECT queue, owner FROM consumers ORDER BY id"):
-            self._watchers.setdefault(queue, []).append(owner)
-        self._audience_version = -1 if tx.owners_changed else tx.owners
+            self._consumer_owners.setdefault(queue, []).append(owner)
+        # The result may contain changes of this transaction, which can still be rolled back.
+        self._consumer_owners_version = -1 if tx.owners_changed else tx.owners
 
     def register(self) -> int:
         """Register this connection as an owner of deliveries; return its id.
@@ -166,9 +169,10 @@ class RegisteredConnection:
             self._watch.wake_on(descriptor)
 
     def check_seconds(self) -> float | None:
-        """Return in how many seconds an event loop must call drain_events() without a wake-up.
+        """Return in how many seconds an event loop must call drain_events() even without a wake-up.
 
-        None means that it need not do this. The transport reads the time when no event is left.
+        None means that the loop need not call it before a wake-up arrives. The transport reads the
+        time when no event is left.
         """
         due = self._read_state()
         watched = self._watch.check_seconds() if self._watch else None
@@ -179,8 +183,8 @@ class RegisteredConnection:
     def take_arrived(self) -> None:
         """Process the events of this connection, without waiting; claim and deliver no messages.
 
-        It checks at most once in 0.05 s. This is often enough, because no server can close the
-        connection.
+        It checks at most once in 0.05 s. More checks are not needed, because there is no server
+        that could close the connection.
 
         Raises:
             RecoverableConnectionError: this connection is closed, or was treated as dead.
@@ -221,8 +225,8 @@ class RegisteredConnection:
             if due is not None and due <= 0:
                 with self.write():  # every write first checks what has expired
                     return
-            quiet = self._upkeep.seconds()
-            if quiet is not None and quiet <= 0:
+            upkeep = self._upkeep.seconds()
+            if upkeep is not None and upkeep <= 0:
                 with self.tables.use:
                     self._upkeep.run()
                 continue
@@ -232,7 +236,7 @@ class RegisteredConnection:
                 raise TimeoutError(msg)
             if due is not None:
                 due += self._spread_seconds()
-            waits = [wait for wait in (remaining_seconds, due, quiet) if wait is not None]
+            waits = [wait for wait in (remaining_seconds, due, upkeep) if wait is not None]
             happened = self._watch.wait(min(waits) if waits else None)
             self._react(happened)
             self.end_for_signal(happened)

@@ -119,7 +119,8 @@ class Binding:
         kind: the kind of the destination, "queue" or "exchange".
         destination: the name of the queue or exchange that receives messages.
         routing_key: the binding key; on a ring (an x-consistent-hash exchange), the weight.
-        bucketed: whether the binding gives its destination buckets, the units of a ring.
+        bucketed: whether the binding gives its destination buckets, the units of a ring. A second
+            binding of the same destination gives none.
         arguments: the arguments of the binding, such as x-match.
     """
 

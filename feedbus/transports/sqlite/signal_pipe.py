@@ -71,7 +71,7 @@ class SignalPipe:
         # Python allows only the main thread to restore the earlier descriptor.
         if threading.current_thread() is threading.main_thread():
             current = signal.set_wakeup_fd(self._foreign, warn_on_full_buffer=False)
-            if current != self._writer:
+            if current != self._writer:  # set by other code after listen(), so it stays
                 signal.set_wakeup_fd(current, warn_on_full_buffer=False)
             self.drop()
 

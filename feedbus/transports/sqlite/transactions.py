@@ -47,6 +47,7 @@ class Transaction:
         self.execute = database.execute
         self.now_ms = time.now_ms()
         self._time = time
+        # Two counts of changes, the number of the next message, the time of the next expiry check.
         row = self.execute("SELECT topology, owners, next_message, armed_ms FROM state").fetchone()
         self.topology, self.owners, self.next_message, self.armed_ms = self._before = row
         self.routes: Routes

@@ -139,7 +139,7 @@ class Watch:
         return FALLBACK_SECONDS if self._blind or self._unseen else None
 
     def _listen_to_signals(self) -> None:
-        if not self._clock.takes_time:
+        if not self._clock.takes_time:  # there is no real wait that a signal could end
             return
         reader = pipe.listen()
         if reader != self._signals:
