@@ -1,7 +1,7 @@
 """A thread that sends the heartbeats of the consuming connection while a handler runs.
 
-At other times, the consumer's thread itself sends the heartbeats. While a handler runs in the
-consumer's thread, this thread cannot send them.
+A handler runs in the consumer's thread, which can send no heartbeats meanwhile. At other times, the
+consumer's thread sends the heartbeats itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from feedbus.clock import Clock
 from feedbus.wire.amqp_protocols import RawConnection
 
 CHECK_SECONDS = 1.0  # the longest time between two checks whether a heartbeat is due
-BEATS_PER_INTERVAL = 4  # the broker drops a connection after two intervals without a heartbeat
+# A heartbeat is sent four times in each agreed interval. The broker closes a connection after two
+# intervals without a heartbeat.
+BEATS_PER_INTERVAL = 4
 
 
 class Heartbeats:
@@ -72,8 +74,8 @@ class Heartbeats:
     def while_working(self) -> Iterator[None]:
         """Let the thread send heartbeats while a `with` block calls handlers.
 
-        The runner's modes use it around each batch. No other thread may write to the connection in
-        the block, except within paused().
+        The runner's modes use it around each batch. In the block, only the thread may write to the
+        connection, except within paused().
         """
         self._longest_gap = 0.0
         self._may_send = True
@@ -136,7 +138,7 @@ class Heartbeats:
         """Send a heartbeat if one is due and the connection has heartbeats.
 
         The consumer's thread calls this while it waits for deliveries, and the heartbeat thread
-        while a handler runs. A broken connection raises no error here: the next read finds it.
+        while a handler runs. A lost connection raises no error here: the next read from it does.
         """
         raw, now = self._raw, self._clock.monotonic()
         gap = now - self._last_beat
@@ -147,7 +149,7 @@ class Heartbeats:
         send = getattr(raw, "send_heartbeat", None)
         if send is not None:
             with contextlib.suppress(OSError, AttributeError):
-                send()  # the consuming loop handles a broken connection
+                send()  # the consuming loop handles a lost connection
 
     def _send_regularly(self) -> None:
         while not self._end_requested.is_set():

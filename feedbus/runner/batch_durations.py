@@ -18,8 +18,8 @@ class BatchDurations:
     the slope of a line: a linear regression of the durations over the numbers of records, in which
     later batches have a higher weight.
 
-    OldQueueBatches has one BatchDurations object. It computes from it how large the next batch of
-    an old queue may be.
+    OldQueueBatches has one BatchDurations object, and computes with the object how large the next
+    batch of an old queue may be.
     """
 
     def __init__(self) -> None:
@@ -58,9 +58,9 @@ class BatchDurations:
             seconds: the time that the handling of the records may take, without the fixed costs.
 
         """
-        # Variance and covariance have the same factor, which cancels out.
+        # Both values are too large by the same factor, which cancels out in the result.
         variance = self._records_squared * self._count - self._records**2
         covariance = self._products * self._count - self._records * self._seconds
-        if variance <= self._records**2 * 1e-6:
+        if variance <= self._records**2 * 1e-6:  # all batches had about the same number of records
             covariance, variance = self._seconds, self._records
         return seconds * variance / covariance if covariance > 0 else math.inf

@@ -24,9 +24,10 @@ events = EventLog(__name__)
 
 # A *waiting record* waits in a waiting queue for its next attempt, or for an earlier record of its
 # key. If N waiting records were handled and other waiting records are due already, about
-# N * NEW_SHARE new records are handled before the other waiting records. If most keys are blocked,
-# most of these new records become waiting records, too. So the share must be less than 1: otherwise
-# the number of waiting records would not decrease while new records arrive without a pause.
+# N * NEW_SHARE new records are handled before the other waiting records. If most keys have waiting
+# records, most of these new records become waiting records, too. So the share must be less than 1:
+# otherwise the number of waiting records would not decrease while new records arrive without a
+# pause.
 NEW_SHARE = 0.5
 
 
@@ -95,9 +96,12 @@ class BatchMode:
 
         The wait ends early when a limit of the run is reached, such as its longest duration.
 
-        A batch is complete when it is full. It is also complete when both of these are true: all
-        records that have arrived are in it, and the handling of the previous batch began at least
-        `batch.wait` ago. So a record that arrives after a quiet time is handled immediately.
+        A batch is complete when it is full. A batch that is not full is complete when all records
+        that have arrived are in it, and one of these is also true:
+
+        - The handling of the previous batch began at least `batch.wait` ago. So if a record arrives
+          later than that, it is handled immediately.
+        - The buffer already had deliveries when this wait began.
 
         The runner calls this in a loop, before handle_next().
 
@@ -150,14 +154,17 @@ class BatchMode:
             raw: the connection of the consumer.
 
         Returns:
-            False if all deliveries must be returned to the broker, because the broker's consumer
-            timeout (its time limit for an acknowledgement) would expire.
+            False if all unsettled deliveries must be returned to the broker, because the broker's
+            consumer timeout (its time limit for an acknowledgement) would expire.
 
         """
         run = self._run
         if run.waiting is None or not run.waiting:
             self._new_records = math.inf
             return True
+        # The number of new records is computed again below. It begins with the rest of the earlier
+        # number: a fraction of a record, or a negative number. Until then it is infinite, because
+        # the waiting records that are handled here do not reduce it.
         unused, self._new_records = min(self._new_records, 1.0), math.inf
         handled_before = run.limits.handled
         max_records = int(min(self._max_waiting_records, run.limits.remaining_messages))
@@ -226,8 +233,9 @@ class BatchMode:
         """Register the exception with which the broker closed a channel.
 
         The runner calls this before it connects again. The exception can contain the broker's
-        consumer timeout, which this method stores. The method counts nothing against messages: if
-        the latest handler call was the cause, _settle() has already done so.
+        consumer timeout, which this method stores. The method passes no messages to the crash
+        guard: if the latest handler call was the cause, _settle() has already passed the messages
+        of this call.
 
         Args:
             error: the exception that contains the broker's reason.
@@ -263,7 +271,7 @@ class BatchMode:
         """
 
     def _handle(self, raw: RawConnection) -> bool:
-        """Handle a batch and settle it; return False if it must be returned to the broker."""
+        """Handle a batch and settle it; return False if the consumer timeout would expire first."""
         arrived_at = self._run.buffer.oldest_at
         return self._handle_and_settle(raw, self._next_batch(), arrived_at)
 
@@ -296,8 +304,8 @@ class BatchMode:
             arrived_at: when the oldest delivery arrived, as a time of the monotonic clock.
 
         Returns:
-            False if all deliveries must be returned to the broker, because the broker's consumer
-            timeout would expire. True also if an outage lasts until the run must end.
+            False if all unsettled deliveries must be returned to the broker, because the broker's
+            consumer timeout would expire. True also if an outage lasts until the run must end.
 
         """
         run = self._run
@@ -338,7 +346,10 @@ class BatchMode:
         self._finish_batch(raw, deliveries, call.seconds, call)
 
     def _hold(self, raw: RawConnection, error: Outage) -> bool:
-        """Wait because of an outage; return True to try again, or False to end the run.
+        """Wait because of an outage; return whether to handle the deliveries again after the wait.
+
+        The result is False if the run must end during the wait, or if the queue is assigned to
+        another host. The broker then gets the deliveries back.
 
         Raises:
             Outage: `error` itself, if a waiting queue may contain messages that this process does
@@ -376,6 +387,7 @@ class BatchMode:
             run.resources.open()  # open the resources again that have ended by themselves
             run.crash_guard.set_messages(ids, run.handler_seconds)
             limit = run.consumer.queue.delivery_limit
+            # A message that may have ended a process is handled alone, so its id is the only one.
             reason = run.crash_guard.reason_to_give_up(ids[0], limit)
             if reason:
                 events.error(
@@ -443,9 +455,11 @@ class BatchMode:
         for delivery in deliveries:
             tags[delivery.consumer_tag].append(delivery.tag)
         paused_tags = self._pauses.paused_tags if self._pauses is not None else ()
-        is_slow = call.seconds >= LEAST_TIMEOUT_SECONDS
+        is_slow = call.seconds >= LEAST_TIMEOUT_SECONDS  # no consumer timeout is shorter
         try:
             for consumer_tag, delivery_tags in tags.items():
+                # If an earlier delivery of the subscription is not handled yet, a multiple
+                # acknowledgement would include it.
                 one_by_one = consumer_tag in paused_tags or run.buffer.has_before(
                     consumer_tag, delivery_tags[-1]
                 )

@@ -325,10 +325,11 @@ class Buffer:
     def take(
         self, max_records: int, max_deliveries: float, is_suspected: Callable[[str], bool]
     ) -> list[Delivery]:
-        """Remove and return a batch, which ends before a fence.
+        """Remove and return a batch of the next deliveries.
 
-        If the next delivery is marked as a fence, it is taken: the caller has found that it is an
-        ordinary message of another program.
+        The batch ends before a delivery that is marked as a fence. But the first delivery is taken
+        even if it is marked: the caller has found that it is an ordinary message of another
+        program.
 
         Args:
             max_records: the number of records after which the batch ends.

@@ -249,10 +249,10 @@ class ConcurrentDeliveries:
         return finished
 
     def blame_slow(self, timeout: ConsumerTimeout) -> None:
-        """Count a closed channel against the messages that exceeded the consumer timeout.
+        """Count the closed channel as a crash against each message that exceeded the timeout.
 
-        The handler call of such a message took longer than the timeout, so the broker has closed
-        the channel. The message is handled alone when it is delivered again.
+        The handler call of such a message took longer than the broker's consumer timeout, so the
+        broker has closed the channel. The message is handled alone when it is delivered again.
 
         Args:
             timeout: the broker's consumer timeout.

@@ -77,7 +77,7 @@ class ConcurrentMode(BatchMode):
         return self._concurrent.fileno()
 
     def on_cancel(self) -> None:
-        """Count the cancelled subscription against the message whose handler runs longest.
+        """Count the cancelled subscription as a crash against the message with the longest call.
 
         The runner calls this when the broker has cancelled a subscription of the consumer. RabbitMQ
         gives no reason. Probably a handler call took longer than the consumer timeout, the time
@@ -86,10 +86,10 @@ class ConcurrentMode(BatchMode):
         self._concurrent.blame_slowest(self._run.timeout)
 
     def on_channel_close(self, error: BaseException) -> None:
-        """Count a closed channel against the messages that exceeded the consumer timeout.
+        """Count a closed channel as a crash against the messages that exceeded the timeout.
 
-        The runner calls this before it connects again. If the broker closed the channel for another
-        reason, nothing is counted.
+        The timeout is the broker's consumer timeout. If the broker closed the channel for another
+        reason, nothing is counted. The runner calls this before it connects again.
 
         Args:
             error: the exception that contains the broker's reason.
@@ -295,7 +295,7 @@ class ConcurrentMode(BatchMode):
                 break
             elif not self._handle_and_settle(raw, deliveries, self._run.clock.monotonic()):
                 return False
-        else:
+        else:  # no more records can run, or the limit of the run is reached
             self._defers_waiting_records = True
         return True
 

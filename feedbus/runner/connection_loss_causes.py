@@ -58,8 +58,8 @@ class ReturnedCall:
 def blame(crash_guard: CrashGuard, consumer: str, message_ids: Sequence[str], cause: str) -> None:
     """Log that the broker delivers messages again, and pass the messages to the crash guard.
 
-    Each mode of the runner calls the function when the handling of messages was the cause of a
-    closed channel or connection, or of a cancelled subscription.
+    Each mode of the runner calls the function when the handling of messages was the probable cause
+    of a closed channel or connection, or of a cancelled subscription.
 
     Args:
         crash_guard: the crash guard of the process.
@@ -80,5 +80,5 @@ def blame(crash_guard: CrashGuard, consumer: str, message_ids: Sequence[str], ca
     crash_guard.blame(message_ids, cause)
 
 
-# The value before a call has returned, and after a call that has raised an outage.
+# Used in place of a call if no call has returned yet, or if the latest call has raised an outage.
 NO_CALL = ReturnedCall(0.0, 0.0, ())

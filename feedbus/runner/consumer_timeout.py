@@ -7,7 +7,7 @@ import re
 from feedbus.clock import Clock
 
 # A delivery should be settled before it is older than this share of the timeout. If it would
-# probably be settled later, it is returned to the broker.
+# probably be settled later, it is returned to the broker, unless it has only just arrived.
 SAFE_SHARE = 0.9
 # The next batch is expected to take as long as the slowest batch so far. Each quicker batch
 # multiplies this estimate by FORGOTTEN_SHARE.

@@ -1,7 +1,7 @@
 """A file with the messages that are in the handler, to find messages that end their process.
 
-The file also contains the deadline of the handler. If the handler still runs then, the watchdog
-(feedbus.process.watchdog) ends the process.
+The file also contains the deadline of the handler. If the handler still runs at its deadline, the
+watchdog (feedbus.process.watchdog) ends the process.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ HUNG = "the handler took longer than handler_timeout"
 
 
 def clear(path: Path) -> None:
-    """Remove the messages in the handler from the file of a process that has ended.
+    """Remove the ids of the messages that were in the handler from the file of an ended process.
 
-    After this, the end of the process is counted against none of them. The supervisor calls this
+    So the end of the process is counted against none of these messages. The supervisor calls this
     function when it has killed a process that did not stop in time.
 
     Args:
@@ -42,11 +42,11 @@ class CrashGuard:
     """The ids of the messages that are in the handler, in a file that remains after a crash.
 
     If the file contains ids when a process starts, these messages were in the handler when the
-    previous process crashed. Each of them is *suspected*: it may have ended the process. From then
-    on, it is handled alone. If only one message was in the handler, the crash is counted against
-    this message. After `delivery_limit` such crashes, it becomes a dead letter. If several messages
-    were in the handler, the crash is counted against none of them: it is not known which of them is
-    the cause, and an operator may have killed the process.
+    previous process crashed. Each of them is *suspected*: it may have ended the process. Until it
+    is settled, it is handled alone. If only one message was in the handler, the crash is counted
+    against this message. After `delivery_limit` such crashes, it becomes a dead letter. If several
+    messages were in the handler, the crash is counted against none of them: it is not known which
+    of them is the cause, and an operator may have killed the process.
 
     If the handling of a message causes the loss of the connection to the broker, this counts as a
     crash. This file is needed because a classic queue does not count the deliveries of a message.
@@ -114,7 +114,7 @@ class CrashGuard:
     def reason_to_give_up(self, message_id: str, delivery_limit: int) -> str:
         """Return why a message becomes a dead letter, or "" if it may still be handled.
 
-        The runner calls this before it calls a handler with a suspected message.
+        The batch mode calls this before each call of a handler.
 
         Args:
             message_id: the id of the message.
@@ -146,13 +146,13 @@ class CrashGuard:
         self._write(self._now() + seconds)
 
     def add_messages(self, message_ids: Sequence[str]) -> None:
-        """Add messages that handlers are about to get to the messages of set_messages().
+        """Add messages to the messages of set_messages(), before handlers get the added ones.
 
-        Only the ids of the new messages are written to the file. The deadline does not change. The
-        concurrent mode calls this when it starts more handler calls.
+        Only the ids of the added messages are written to the file. The deadline does not change.
+        The concurrent mode calls this when it starts more handler calls.
 
         Args:
-            message_ids: the ids of the new messages.
+            message_ids: the ids of the added messages.
 
         """
         self._in_handler = [*self._in_handler, *message_ids]
@@ -177,8 +177,9 @@ class CrashGuard:
     def paused(self) -> Iterator[None]:
         """Do not count the time of a `with` block as time of the handler.
 
-        In another thread than the thread of set_messages(), the time is counted: there, several
-        handlers can run at the same time, and the file has one deadline for all of them.
+        But if the block runs in another thread than set_messages(), the time is counted. This is
+        the case in the concurrent mode: several handlers can run at the same time, and the file has
+        one deadline for all of them.
 
         It is used while a handler waits for the broker or for the store during an outage.
         """

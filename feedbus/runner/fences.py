@@ -2,16 +2,17 @@
 
 An *old queue* belongs to an older generation of its ring. It can also be the earlier queue of a
 consumer without shards, if the queue was declared again with other arguments. After the switch to
-the new queues, no message is put into an old queue any more, and its last message is a fence. When
-the reader of the queue receives the fence, it has already handled all other messages of the queue.
-The queue is deleted in four steps:
+the new queues, publishers put no message into an old queue any more, and feedbus puts a fence at
+its end. Before the reader processes the fence, it has handled all earlier messages of the queue, or
+has put them into the waiting queue. Then the old queue is deleted in four steps:
 
 1. If other consumers read the queue, too, this consumer stops reading it. Only the last reader of
    the queue does the other steps.
 2. If the old queue has a waiting queue, the records in the waiting queue are moved. They go to the
    waiting queues of the shards that own their keys now.
-3. The reader proves that the old queue is empty: it puts two more fences into it, the probes, one
-   after the other (feedbus.generations.probes).
+3. A message that was on its way during the switch can still be behind the fence. So the reader
+   proves that the old queue is empty: it puts two more fences into the queue, the probes, one after
+   the other (feedbus.generations.probes).
 4. The reader deletes the queue.
 
 A queue that was removed from the topology ends in the same way (feedbus.generations.queue_removal).
@@ -82,8 +83,9 @@ class Fences:
             raw: the connection of the consumer.
 
         Returns:
-            False if the queue is not an old queue. Then another program has published this
-            message, and it is handled as an ordinary message. True in all other cases.
+            False if the delivery is only marked as a fence: another program has published it to a
+            queue that is in use. It is then handled as an ordinary message. True in all other
+            cases.
 
         """
         run, reader = self._run, self._next_reader()
@@ -92,7 +94,8 @@ class Fences:
             run.receive(raw, max(min(seconds, run.seconds_until_due(), run.check_seconds), 0.0))
             return True
         # If a probe of an old queue is pending, an earlier fence of this queue has already passed
-        # these checks. A removed queue is checked each time, because the topology can get it again.
+        # these checks. A queue that was removed from the topology is checked each time, because it
+        # can be added to the topology again.
         if not reader.probes.is_pending or reader.is_removed:
             phase = phase_of(raw, run.topology, run.consumer, reader.queue)
             reader.is_removed = phase == "removed"
@@ -102,7 +105,7 @@ class Fences:
             if consumers > 1:
                 self._leave_to_others(reader)
                 return True
-            if phase == "switching" or not consumers:
+            if phase == "switching" or not consumers:  # 0 consumers: the queue's leader is down
                 self._postpone(reader, SWITCHING_POLL_SECONDS)
                 return True
         if reader.is_removed:
@@ -119,9 +122,10 @@ class Fences:
         return True
 
     def _discard_own_fence(self, reader: QueueReader) -> bool:
-        """Discard the next delivery if it is a fence that feedbus has put into a removed queue.
+        """Discard the next delivery if feedbus has put it, as a fence, into a removed queue.
 
-        The topology has the queue again, so it is in use.
+        The queue is in use, because the topology has the queue again. A fence of feedbus has no
+        body, and names its queue.
 
         Returns:
             False if the delivery is from another program.

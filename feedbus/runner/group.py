@@ -45,8 +45,8 @@ class Arrived(Protocol):
 class TakenDeliveries:
     """Deliveries of waiting queues that were taken to be handled; none is a fence.
 
-    The group mode creates one TakenDeliveries object each time that it takes waiting records, which
-    wait for earlier records of their keys.
+    The group mode creates one TakenDeliveries object each time that it takes records out of waiting
+    queues.
 
     Attributes:
         remaining: the deliveries that are not part of a group yet, in order.
@@ -119,7 +119,9 @@ class Group:
         self.max_deliveries = max(prefetch // 2, 1)
         # After an outage, the call for this delivery is repeated.
         self._delivery_in_call: Delivery | None = None
-        self.latest_call = NO_CALL  # a slow call is the last one of its group
+        # The call after which the group was complete. A slow call is always the last one of its
+        # group.
+        self.latest_call = NO_CALL
 
     def __len__(self) -> int:
         """Count the deliveries."""

@@ -47,10 +47,11 @@ class GroupMode(BatchMode):
         return self._group.max_deliveries
 
     def _handle_waiting(self, raw: RawConnection, deliveries: Sequence[Delivery]) -> bool:
-        """Handle a group of waiting records; the others wait again.
+        """Handle a group of these waiting records; those that are not in the group wait again.
 
         Returns:
-            The result of _handle().
+            False if the unsettled deliveries must be returned to the broker before its consumer
+            timeout expires.
 
         """
         if self._run.crash_guard.is_suspected(deliveries[0].message_id):
@@ -62,7 +63,7 @@ class GroupMode(BatchMode):
         return in_time
 
     def _handle(self, raw: RawConnection) -> bool:
-        """Handle a group; return False if it must be returned to the broker.
+        """Handle a group; return False if the consumer timeout would expire first.
 
         A message that may have ended a process is handled alone, as a batch.
         """
@@ -74,7 +75,11 @@ class GroupMode(BatchMode):
     def _handle_groups(
         self, raw: RawConnection, arrived: Arrived, arrived_at: float, max_deliveries: float
     ) -> bool:
-        """Handle a group, again after each outage; return False if it must be returned.
+        """Handle a group, again after each outage.
+
+        Returns:
+            False if the unsettled deliveries must be returned to the broker before its consumer
+            timeout expires.
 
         Args:
             raw: the connection of the deliveries.

@@ -45,9 +45,9 @@ class _Call:
 class PublishingPauses:
     """The pauses of a handler on a queue with `stream` and `order_by`.
 
-    The handler's messages are sent in slices of 20,000 while it runs. After each slice, the running
-    call pauses: the handler is called for small deliveries, those with few records, that have
-    arrived. The keys of these deliveries differ from the keys of all records that are being
+    While the handler runs, its messages are sent in slices of up to 20,000. After each slice, the
+    running call pauses: the handler is called for small deliveries, those with few records, that
+    have arrived. The keys of these deliveries differ from the keys of all records that are being
     handled. So the records of each key stay in order. A call in a pause can pause, too. A run has
     one PublishingPauses object.
     """

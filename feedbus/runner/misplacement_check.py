@@ -45,7 +45,7 @@ class MisplacementCheck:
         # For each queue on the broker, its generation and the name of its shard.
         self._members: dict[str, tuple[Generation, str]] = {}
         self._rings: dict[Generation, Ring] = {}
-        self._reported: set[Generation] = set()  # the rings that are recorded as disordered
+        self._reported: set[Generation] = set()  # the rings whose wrong order was reported
         self._clock = broker.clock(topology)
         self._next_report_at = -math.inf
 
@@ -56,7 +56,7 @@ class MisplacementCheck:
         not checked.
 
         Args:
-            states: the states of the rings. A state contains which generations have queues.
+            states: the states of the rings. A state names the generations that still have queues.
 
         """
         for state in states:
@@ -108,7 +108,7 @@ class MisplacementCheck:
         return True
 
     def _report(self, generation: Generation, queue: str, key: str, owner: str) -> None:
-        """Log a misplaced delivery, and record that the ring is disordered.
+        """Log a misplaced delivery, and record in the ring's state that the ring must be repaired.
 
         Args:
             generation: the generation of the ring.

@@ -19,7 +19,7 @@ def select_mode(
 
     - ConcurrentMode handles records of several keys at the same time (`concurrency`).
     - GroupMode handles deliveries one after the other, and acknowledges them together. It is for
-      handlers that get one record, without a store.
+      handlers that get one record, if the queue uses no store and does not set `stream`.
     - BatchMode handles and settles a batch before the next one begins. It is the base class of the
       other modes.
 
@@ -44,7 +44,6 @@ def select_mode(
             run.consumer.name, calls, run.crash_guard, run.handler_seconds, run.clock
         )
         return ConcurrentMode(run, subscriptions, concurrent)
-    # The group mode is for handlers that get one record, without a transaction.
     needs_batches = queue.stream or any(each.batch for each in handlers.handlers)
     if needs_batches or run.dispatch.has_store:
         return BatchMode(run, subscriptions)

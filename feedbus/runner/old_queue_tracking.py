@@ -29,11 +29,11 @@ class SwitchProgress:
     """Tracks the old queues of a ring until all are deleted.
 
     A record of a newer queue waits in the waiting queue, another queue on the broker, until the old
-    queues of its key are deleted. Before an old queue is deleted, its waiting records are moved to
-    the waiting queues of the current ring. When this consumer has found that the old queue is
-    deleted, the consumer publishes a probe, a message with a random id, to each waiting queue that
-    it reads. When all probes have returned, the moved records have arrived, too. Only then are the
-    records of the key handled, in the order of their positions.
+    queues of its key are deleted. Before an old queue is deleted, its waiting records are handled,
+    or moved to the waiting queues of the current ring. When this consumer has found that the old
+    queue is deleted, the consumer publishes a probe, a message with a random id, to each waiting
+    queue that it reads. When all probes have returned, the moved records have arrived, too. Only
+    then are the records of the key handled, the moved ones first.
 
     The runner creates one SwitchProgress object for each connection, if the consumer reads old
     queues together with its own queue. The object is used until all old queues are deleted, and
@@ -193,10 +193,10 @@ class SwitchProgress:
     def _find_others(self, raw: RawConnection, awaited: set[str], deleted: set[str]) -> list[str]:
         """Return deleted queues for which no record waits, from the oldest generation on.
 
-        Usually the search ends at the first queue that exists. But while too many records wait for
-        old queues, the consumer handles only the deliveries of the oldest generation. It must
-        notice when the last queue of this generation is deleted. So all queues of the oldest
-        generation are checked then.
+        Usually the search ends at the first of these queues that still exists. But while too many
+        records wait for old queues, the consumer handles only the deliveries of the oldest
+        generation, and must notice when the last queue of this generation is deleted. So in that
+        case, all queues of the oldest generation are checked.
 
         Args:
             raw: the connection.

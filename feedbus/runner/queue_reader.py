@@ -131,7 +131,7 @@ class QueueReader:
     def settle_up_to(self, delivery_tag: int) -> None:
         """Acknowledge the delivery with this tag and all earlier deliveries of the queue.
 
-        The batch mode calls this after a batch, if no earlier delivery waits.
+        The batch mode calls this after a batch, if all earlier deliveries are handled.
 
         Args:
             delivery_tag: the delivery tag of the latest delivery to acknowledge.

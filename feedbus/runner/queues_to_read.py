@@ -1,8 +1,8 @@
 """The queues that a run has to read: when to subscribe to each, and when to divide them again.
 
 These are the consumer's own queue, and its share of the *old queues*: the queues of older
-generations of the ring. The consumers of the current ring divide the old queues among them. When
-the ring changes, they divide the old queues again.
+generations of the ring. The consumers of the current ring divide the old queues among themselves.
+When the ring changes, they divide the old queues again.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ RETRY_SECONDS = 0.1  # between two checks whether other consumers have stopped r
 class QueuesToRead:
     """The queues that one run reads at the same time, on one connection.
 
-    The runner creates one QueuesToRead object after each connect. If the old queues are read before
-    the own queue, the runner then creates another object for the own queue. The object is true
-    while a queue is left to read.
+    After each connect, the runner creates one QueuesToRead object. But if the old queues are read
+    before the own queue, it creates one object after the other, the last one for the own queue. The
+    object is true while a queue is left to read.
     """
 
     def __init__(  # noqa: PLR0913 -- the parts of a run, each given by name
@@ -68,9 +68,9 @@ class QueuesToRead:
     def __bool__(self) -> bool:
         """Whether a queue is left to read; an old queue is left until it is deleted.
 
-        An old queue that another consumer reads does not count, if the old queues are read before
-        the own queue. In this case, ConsumerQueues waits until the old queue is deleted, and checks
-        meanwhile whether the ring changes.
+        If the old queues are read before the own queue, an old queue that another consumer reads
+        does not count: ConsumerQueues waits until the old queue is deleted, and checks meanwhile
+        whether the ring changes.
         """
         if self._subscriptions.readers:
             return True

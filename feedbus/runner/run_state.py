@@ -29,7 +29,7 @@ from feedbus.wire.amqp_protocols import RawConnection
 events = EventLog(__name__)
 
 POLL_SECONDS = 0.5  # the longest wait, if a signal does not end a wait
-# A queue that another consumer reads is free when this consumer stops reading it.
+# A queue is *free* when the consumer that has read it stops reading it.
 FIRST_CHECK_SECONDS = 0.05  # before the first check whether a queue of another consumer is free
 LONG_POLL_SECONDS = 5.0  # the longest wait, if a signal ends it
 MIN_WAIT_SECONDS = 0.0001  # the time limit for reading data that has already arrived

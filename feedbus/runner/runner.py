@@ -1,11 +1,11 @@
-"""Run one consumer until a signal or a limit ends it.
+"""Run one consumer until a signal, a limit or the removal of its queue ends the run.
 
 The run connects and subscribes to the consumer's queues. Then the run receives deliveries, and
 passes them to the mode of the queue: batch, group or concurrent. The mode calls the handlers and
-settles the deliveries. After an outage, the run connects and subscribes again.
+settles the deliveries. If the connection is lost, the run connects and subscribes again.
 
 After a change of the ring, such as another number of shards, the consumer also reads its share of
-the *old queues* until they are empty. These are the queues of the ring before the change.
+the *old queues*, the queues of the ring before the change, until they are deleted.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire.amqp_protocols import RawConnection
 
-DRAIN_POLL_SECONDS = 0.1  # between checks whether other consumers have drained the old queues
+DRAIN_POLL_SECONDS = 0.1  # between checks whether other consumers have deleted the old queues
 NOT_FOUND = 404  # AMQP's reply code for a queue that does not exist
 CANCEL_SECONDS = 5.0  # how long an async handler may take to end after it was cancelled
 
@@ -81,8 +81,8 @@ class Runner:
             on_ready: called once, when the process is ready. It is ready as soon as one of these is
                 true: the consumer has subscribed; another consumer reads the queue; the queue is
                 assigned to another host.
-            on_hold: called with the reason when the consumer waits because of an outage or of
-                `waiting_limit`. Called with "" when the consumer continues.
+            on_hold: called with the reason when the consumer waits because of an outage, or because
+                too many records wait (`waiting_limit`). Called with "" when the consumer continues.
             on_waiting: called with the counts of the records in waiting queues when these counts
                 change.
             is_assigned: returns whether this host is to read the queue. The runner calls it between
@@ -131,7 +131,7 @@ class Runner:
         )
         # Reports deliveries that came to a shard which does not own their key.
         self._misplacement_check = MisplacementCheck(topology, counted)
-        # Deletes dead letters that exceed the limits of the queue.
+        # Deletes dead letters that exceed the limits in the table `dead_letters` of the queue.
         self._pruning = Pruning(topology, consumer, counted)
         self._subscriptions = Subscriptions(self._run, self._misplacement_check)
         self._mode = select_mode(self._run, self._subscriptions, handlers, self._sender)
@@ -147,7 +147,7 @@ class Runner:
     def run(self) -> str:
         """Read the consumer's queue until the run is over; return the reason for the log.
 
-        A signal, a limit or the removal of the consumer's shard ends the run. During an outage of
+        A signal, a limit or the removal of the consumer's queue ends the run. During an outage of
         the broker or the store, the method waits and tries again.
         """
         with self._heartbeats:
@@ -190,7 +190,8 @@ class Runner:
         when the ring has changed. run() then decides what to do next.
 
         Raises:
-            Outage: the broker or a handler's resource is unavailable; run() then holds.
+            Outage: the broker, the store or a resource of a handler is unavailable; run() then
+                holds: it waits and tries again.
             UsageError: for example, if another process held the topology's lock for too long.
 
         """
@@ -228,12 +229,13 @@ class Runner:
             self._store.set_up()
         states = topology_setup.set_up_if_missing(self._topology)
         for state in states.values():
+            # The sender makes each pack for one shard of this generation.
             self._sender.encoder.use_generation(state.pack_generation)
         self._misplacement_check.use_rings(states.values())
         return states
 
     def _read_generations(self, raw: RawConnection, states: Mapping[str, RingState]) -> None:
-        """Read the queue of the current generation, and this consumer's share of old queues.
+        """Read the consumer's own queue, and its share of the old queues.
 
         Args:
             raw: the connection.
@@ -253,6 +255,8 @@ class Runner:
         if run.removal_reason is not None:
             return
         progress = SwitchProgress.begin(run, consumer_queues, raw)
+        # The queues of one list are read at the same time. Usually there is one list. But with
+        # `block_on_dead`, for example, the old queues come before the own queue, in other lists.
         for sources in consumer_queues.lists_to_read(raw):
             queues = QueuesToRead(
                 run,
@@ -287,17 +291,18 @@ class Runner:
             queues.check_old_queues()
             arrived = mode.receive(raw)
             if self._subscriptions.cancelled:
-                # The broker has cancelled a subscription, perhaps the one to a waiting queue. Since
-                # then, another consumer may have let records wait there. This consumer does not
-                # know them. If it handled a record now, the record could overtake one of them.
+                # The broker has cancelled a subscription, perhaps to a waiting queue. Then another
+                # consumer may have put records into this waiting queue, which this consumer does
+                # not know. If this consumer handled a record now, the record could overtake such
+                # a record of its key.
                 if queues.end_queues():
                     break
                 continue
             # handle_waiting_records() and handle_next() call the handlers, and settle deliveries.
-            # They return False if the unsettled deliveries must be returned to the broker before
-            # its consumer timeout expires. In an outage they wait. If the run ends meanwhile, or
-            # the queue is assigned to another host, they set `has_given_up`. Then nothing more is
-            # settled.
+            # Each method returns False if the unsettled deliveries must be returned to the broker
+            # before the broker's consumer timeout expires. During an outage, each method waits. If
+            # the run must end during this wait, or if the queue is assigned to another host, the
+            # method sets `has_given_up`, and nothing more is settled.
             in_time = mode.handle_waiting_records(raw) and (
                 not arrived or run.has_given_up or mode.handle_next(raw)
             )
@@ -310,7 +315,7 @@ class Runner:
                 # connection has lasted for long enough, an earlier outage is over.
                 run.outage_pause.record_success_after(begun_at)
             self._pruning.check(raw)
-            if queues.end_queues():  # True if an old queue was deleted, or a subscription cancelled
+            if queues.end_queues():  # True if run() must connect again, as described above
                 break
         mode.finish_running()
         self._subscriptions.close()

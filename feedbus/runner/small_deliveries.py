@@ -1,9 +1,9 @@
 """Small deliveries that are handled before large ones that came earlier.
 
-A record can cause 100,000 others. Then a shard gets many large packs, and needs seconds to handle
-them. A small delivery, one with few records, can arrive behind these packs. It is handled first,
-unless an earlier delivery has a record with one of its keys. So the records of each key stay in
-order.
+A handler can publish 100,000 records for one record. Then a shard gets many large packs, and needs
+seconds to handle them. A small delivery, one with few records, can arrive behind these packs. It is
+handled first, unless an earlier delivery has a record with one of its keys. So the records of each
+key stay in order.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class SmallDeliveries:
     ) -> list[Delivery]:
         """Take the small deliveries that are handled before the first delivery of the buffer.
 
-        The result is empty in these cases:
+        The result is empty if there are no such deliveries, and in these cases:
 
         - all deliveries of the buffer fit into one batch;
         - the first delivery of the buffer is small;

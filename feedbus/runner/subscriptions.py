@@ -3,10 +3,11 @@
 A consumer reads its own queue. After a change of the ring, it also reads its share of the *old
 queues*, the queues of the ring before the change, until they are empty.
 
-Each queue has one reader at a time, so that its records are handled in order. If another consumer
-reads a queue, this consumer tries to subscribe again later. If the queue has `order_by`, its
-*waiting queue* is read, too. There, records wait until an earlier record of their key has succeeded
-or has become a dead letter.
+A shard has one reader at a time, and so has a queue with `order_by`: otherwise the records of a key
+could be handled out of order. If another consumer reads such a queue, this consumer subscribes
+later, or the broker delivers nothing to it until the other consumer has ended. If the queue has
+`order_by`, its *waiting queue* is read, too: the queue with the failed records, and the later
+records of their keys.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class Subscriptions:
     def _begin_reader(
         self, connection: Connection, source: ReadableQueue, tag: str
     ) -> QueueReader | None:
-        """Subscribe to a queue; return None if another consumer reads it; see QueueReader.begin().
+        """Subscribe to a queue; return None if the broker refuses it because of another consumer.
 
         Raises:
             NotFound: the queue was deleted. Its waiting queue is then deleted, too, if it is empty.
@@ -195,7 +196,8 @@ class Subscriptions:
         Args:
             consumer_tag: the tag of the subscription.
             delivery_tags: the tags of the deliveries, in the order of arrival.
-            one_by_one: True if an earlier delivery still waits, and must not be acknowledged yet.
+            one_by_one: True if an earlier delivery is not handled yet, so that it must not be
+                acknowledged together with these deliveries.
 
         """
         reader = self.readers.get(consumer_tag)

@@ -30,12 +30,11 @@ PREFETCH = 65_535  # the maximum of AMQP; 0 would mean 2,000 for a quorum queue
 class WaitingQueue:
     """A subscription to one waiting queue, on a separate channel.
 
-    In a waiting queue, records wait until an earlier record of their key has succeeded or has
-    become a dead letter. The object is used until the subscription or the connection ends.
+    The object is used until the subscription or the connection ends.
 
     Only one consumer at a time reads the waiting queue: the broker lets one consumer be active, and
     a consumer does not subscribe if there is another. A consumer first reads all records in the
-    waiting queue of a shard. Only then does it subscribe to the shard's queue.
+    waiting queue of a queue. Only then does it subscribe to the queue itself.
 
     A waiting queue is *ending* if its shard belongs to an older generation, and its records are to
     be moved to the waiting queues of the current generation.
@@ -55,8 +54,8 @@ class WaitingQueue:
         is_read: whether all messages have arrived that were here when the subscription began.
         releases: the requests to release keys that have arrived and are kept, not applied at once.
             They are kept in two cases. Until `is_read` is True, the message that blocks a key can
-            be behind the request in the queue. While `is_ending` is True, this message may have
-            been moved.
+            be behind the request in the queue. While `is_ending` is True, this message may already
+            have been moved to another waiting queue.
 
     """
 

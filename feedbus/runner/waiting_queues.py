@@ -1,4 +1,4 @@
-"""The waiting queues of one consumer: records wait there for earlier records of their keys."""
+"""The waiting queues of one consumer: the failed records, and the later records of their keys."""
 
 from __future__ import annotations
 

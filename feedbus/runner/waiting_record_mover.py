@@ -41,18 +41,15 @@ class WaitingRecordMover:
     """Moves the waiting records of one consumer's ending queues.
 
     Each record is moved to the waiting queue of the shard that owns its key in the current
-    generation. The record is not handled there before the ending queue is deleted. In three cases,
-    records are not moved, but handled here first:
+    generation. With `block_on_dead`, consumers read the queues of one generation after the other.
+    So with this option, a record is moved to the generation that follows the generation of the
+    ending queue. In both cases, the record is not handled by its new consumer before the ending
+    queue is deleted. In four cases, records are not moved, but handled here first:
 
     - the ring hashes another value than the routing key;
+    - there is no later generation with shards;
     - there are too many records for the other waiting queue;
-    - a queue of a generation between that of the ending queue and the current one can still have
-      records of their keys.
-
-    With `block_on_dead`, consumers read the queues of one generation after the other: see
-    predecessors.are_known(). So records are moved only to the next generation after the generation
-    of the ending queue. The queues of the next generation are not read before the ending queue is
-    deleted.
+    - a queue of a generation in between can still have records of their keys.
 
     With `block_on_dead`, a dead letter also blocks its key until it is requeued or dropped. A
     process that drops dead letters, such as `feedbus dead drop`, puts a request to release their
@@ -127,7 +124,7 @@ class WaitingRecordMover:
         records: Sequence[WaitingRecord],
         arrivals: Sequence[Arrival],
     ) -> bool:
-        """Publish records to the shards of the current generation, then acknowledge them here.
+        """Publish records to the waiting queues of a later generation, then acknowledge them here.
 
         Args:
             connection: the connection of the consumer.
@@ -218,13 +215,13 @@ class WaitingRecordMover:
         Returns:
             The generation, and the name of the waiting queue for each of the keys, in their order.
             None if the records are not moved, but handled here first: the description of the class
-            lists the three cases.
+            lists the cases.
 
         """
         channel = connection.channel()
         exchange = self._consumer.queue.exchange
         generations = generations_since(channel, self._topology, exchange, queue)
-        if not predecessors.are_known(self._topology, self._consumer.queue):
+        if not predecessors.are_known(self._topology, self._consumer.queue):  # `block_on_dead`
             generations = generations[:2]
         if len(generations) < MIN_GENERATIONS or not generations[-1].members:
             channel.close()
