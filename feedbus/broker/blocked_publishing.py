@@ -55,7 +55,7 @@ class Alarm:
         self.is_active = False
 
     def watch(self, connection: RawConnection) -> None:
-        """Subscribe to the alarms of a py-amqp connection; a publisher calls it when it is created.
+        """Subscribe to the alarms of a py-amqp connection; each new publisher calls this method.
 
         A second call for the same connection has no effect.
         """

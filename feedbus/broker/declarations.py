@@ -141,7 +141,7 @@ def declare_ring(
 
 def _declare_shard(channel: Channel, names: Names, consumer: Consumer, name: str) -> None:
     """Declare the queue of a shard; with `order_by`, also its waiting queue."""
-    channel.exchange_delete(names.removed(name))  # as in declare()
+    channel.exchange_delete(names.removed(name))  # a mark of an interrupted `feedbus apply`
     declare_queue(channel, names, consumer, name)
     if consumer.queue.order_by:
         declare_waiting_queue(channel, consumer.queue, names.waiting(name))
@@ -196,6 +196,7 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
 
     """
     arguments = queue_arguments.declared_arguments(names, consumer.queue)
+    # On a ring, `feedbus apply` replaces no single queue: it makes a new generation.
     replaceable = not names.topology.on_ring(consumer.queue)
     try:
         with explain_refusal(name, replaceable=replaceable):
@@ -254,6 +255,8 @@ def declare_auxiliary(
         with explain_refusal(name, replaceable=replaceable):
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=wanted)
     except UsageError as error:
+        # An argument in which the two queue types differ can be refused because of the type. For
+        # any other argument, a declaration with the other type would be refused, too.
         if refused_argument(error.__cause__) not in find_differences(wanted, of_other_type):
             raise
         # After the error, the client opens the channel again.

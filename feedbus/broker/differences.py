@@ -104,9 +104,9 @@ def refused_argument(error: BaseException | None) -> str:
 
 
 def value_on_broker(error: BaseException | None) -> str:
-    """Return the value on the broker of the argument because of which it has refused a declaration.
+    """Return the value that the argument of refused_argument() has on the broker.
 
-    The value is "not set" if the existing queue does not have the argument.
+    The value is "not set" if the existing exchange or queue does not have the argument.
 
     Args:
         error: the error of the declaration. The broker's error 406 can name the argument and its
@@ -149,7 +149,10 @@ def _type_remedy(exchange_type: str) -> str:
 
 
 def _value(argument: str, text: str) -> str:
-    """Return a value in the broker's error as value_text() does."""
+    """Return a value in the broker's error without the broker's quotation marks and type.
+
+    If the broker has no value, the result is the argument's default, or "not set".
+    """
     match = VALUE.fullmatch(text.strip())
     if match is not None:
         return value_text(match["value"])

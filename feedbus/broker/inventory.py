@@ -22,8 +22,8 @@ class Inventory:
     Attributes:
         exchanges: the exchanges by name.
         queues: the queues by name.
-        bindings: the bindings of these queues and exchanges, except those of the default exchange
-            and those in `timer_bindings`.
+        bindings: the bindings by which the project's own queues and exchanges receive messages,
+            except those of the default exchange and those in `timer_bindings`.
         timer_bindings: the bindings whose source is an exchange of the timer. The timer is the
             exchanges and queues in which delayed messages wait.
         unacknowledged_age_seconds: RabbitMQ reports the numbers of unacknowledged messages late if

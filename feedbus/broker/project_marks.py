@@ -22,9 +22,9 @@ PART = ".:part"  # a mark `shop.eu.:part` means: another project may not be name
 def marks(topology: Topology) -> Iterator[str]:
     """Yield the names of the exchanges that mark a project on its broker.
 
-    Such an exchange has no bindings. One, `shop.:project`, shows that there is a project `shop`.
-    For each part before a dot in the names of the topology, one such as `shop.eu.:part` shows that
-    no other project may be named `shop.eu`.
+    Such an exchange has no bindings. The mark `shop.:project` shows that there is a project `shop`.
+    If a name in the topology of `shop` has a part before a dot, such as `eu` in `eu.orders`, the
+    mark `shop.eu.:part` shows that no other project may be named `shop.eu`.
     """
     yield f"{topology.name}{PROJECT}"
     yield from (f"{topology.name}.{part}{PART}" for part in _parts(topology))

@@ -104,7 +104,8 @@ class Publisher:
         The publisher sends up to 1,000 messages, a window, and waits for their confirms before it
         sends the next window. If a full queue refuses a message, the publisher does not send the
         messages of later windows that have the same exchange and routing key, because they would
-        overtake the refused message. The result contains these messages, too.
+        overtake the refused message. The result contains these messages, too. Later messages in the
+        same window were sent before the refusal arrived, so they can overtake the refused message.
 
         Connection errors of py-amqp are raised unchanged; feedbus.broker.outage() converts them.
 

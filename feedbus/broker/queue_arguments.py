@@ -92,6 +92,7 @@ def retry_queue_arguments(names: Names, queue: Queue, milliseconds: int) -> dict
     """
     arguments: dict[str, Any] = {"x-message-ttl": milliseconds, "x-dead-letter-exchange": ""}
     if names.topology.on_ring(queue):
+        # The entry of the ring. From there, the record reaches the shard that owns its key then.
         arguments["x-dead-letter-exchange"] = names.exchange(queue.exchange)
     else:
         arguments["x-dead-letter-routing-key"] = names.unsharded(queue)

@@ -65,6 +65,7 @@ def digits_of(milliseconds: int) -> list[int]:
     rounded = min(-(-milliseconds // step) * step, LONGEST_MILLISECONDS)
     further, remaining = divmod(rounded, LONGEST_QUEUE_MILLISECONDS)
     if further > len(TIMER_POSITIONS) - LOW_POSITIONS:
+        # For the longest delay, the eight lowest positions together stand for 49.7 days, too.
         further, remaining = further - 1, LONGEST_QUEUE_MILLISECONDS
     digits = [remaining >> BASE_BITS * position & 15 for position in range(LOW_POSITIONS)] + [
         1

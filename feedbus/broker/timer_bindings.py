@@ -1,7 +1,10 @@
 """The bindings of the timer that a broker lacks, and the bindings that must be removed.
 
-The timer keeps delayed messages. See feedbus.broker.timer for positions, digits and targets, and
-timer_layout for guards.
+The timer keeps delayed messages. The delay is a number with digits of base 16. For each position of
+a digit, the timer has an exchange, and a queue for each digit except 0. A message passes them from
+the highest position to the lowest, and then the exchange `due`. This exchange sends the message to
+its target, a queue or an exchange. A target can have a guard: another exchange in front of it. See
+feedbus.broker.timer, and timer_layout for guards.
 """
 
 from __future__ import annotations
@@ -80,6 +83,7 @@ def _wanted(
         source = names.timer_position(position)
         if source not in seen.exchanges:
             continue
+        # timer_position(-1) is the exchange `due`.
         yield SeenBinding(source, "exchange", names.timer_position(position - 1), "", {header: "0"})
         for digit in position_digits(position):
             queue = names.timer_queue(position, digit)
@@ -101,6 +105,8 @@ def _wanted_of_guards(names: Names, seen: Inventory) -> Iterator[SeenBinding]:
 def _routes_to_target(names: Names, binding: SeenBinding) -> bool:
     """Whether a binding routes due messages to their target, or to an object before the target.
 
+    This object is a guard, or the queue of the timer through which retries reach an external queue.
+
     feedbus declares such a binding when the first message needs it. So the binding is never
     missing, and it is not foreign.
     """
@@ -114,7 +120,10 @@ def _routes_to_target(names: Names, binding: SeenBinding) -> bool:
 
 
 def _identity(binding: SeenBinding) -> tuple[object, ...]:
-    """Return a value that is equal for bindings that route the same messages the same way."""
+    """Return a value that is equal for bindings that route the same messages the same way.
+
+    x-match is left out: feedbus declares all bindings that have header arguments with "all".
+    """
     arguments = sorted(
         (name, str(value)) for name, value in binding.arguments.items() if name != "x-match"
     )

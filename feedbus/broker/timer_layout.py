@@ -22,7 +22,7 @@ def position_arguments(names: Names, position: int, digit: int) -> Mapping[str, 
 
     The delay in milliseconds is written as a number with digits of base 16. A message waits in one
     queue after the other, one for each digit that is not 0. When the message expires in a queue, it
-    moves to the exchange of the next lower position.
+    moves to the exchange of the next lower position, and from position 0 to the exchange `due`.
 
     Args:
         names: the names of the topology's objects on the broker.
@@ -97,7 +97,8 @@ def has_guard(exchange: Exchange) -> bool:
 
     A guard is an exchange of the timer. The timer sends messages that are due to the guard. The
     guard forwards a message to the exchange of the topology only if that exchange has a queue for
-    the message. Other messages go to the timer's queue for undelivered messages.
+    the message. Other messages go to the timer's queue for undelivered messages. Without a guard,
+    such a message would stay in a queue of the timer, and could block the messages behind it.
 
     If an exchange has an alternate exchange, messages that match no queue go there, so no guard is
     needed. The entry of a hash exchange has an alternate exchange of feedbus. For other exchanges,

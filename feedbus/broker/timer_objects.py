@@ -84,7 +84,7 @@ class Timer:
         } - self._positions
         if not targets and not positions:
             return
-        if not self._targets:
+        if not self._targets:  # this is the first declaration on the connection
             _declare_positions(channel, names)
         for target in sorted(targets):
             _bind(channel, names, target)

@@ -65,7 +65,9 @@ class UnconfirmedMessages:
         A return does not contain the delivery tag. The broker returns messages in the order in
         which they were published. So the search begins after the message that was returned before.
         The method registers the first message that has the exchange, the routing key and the id of
-        the returned message. It does not matter which of several equal messages is registered.
+        the returned message. It does not matter which of several equal messages is registered. If
+        none has them, the method registers the first message without an answer: the return must not
+        be lost, because the confirm that follows would then mean that the message was accepted.
         """
         identity = message.properties.get("message_id") or message.body
         tag = self._find_first(

@@ -1,4 +1,4 @@
-"""The bus publishes records: immediately in a program, and after the commit in a handler."""
+"""The bus publishes records: at once, or in handlers and transactions after the commit."""
 
 from __future__ import annotations
 

@@ -114,8 +114,8 @@ class AsyncBus:
             exchange: the name of the exchange in topology.toml.
             payload: the payload of the record.
             key: the routing key. For an exchange with shards it has no default, because the key
-                selects the shard. key="" is allowed there: all messages with it go to the same
-                shard. Without shards, the key is "" by default.
+                selects the shard. key="" is allowed there: all messages with this key go to the
+                same shard. Without shards, the key is "" by default.
             message_id: the id of the record. A queue with `once = true` handles only one of several
                 records with the same id. By default, the record gets an id that no other record
                 has.
@@ -153,8 +153,9 @@ class AsyncBus:
         Raises:
             TypeError: an argument has a wrong type, or an item of pairs is not a pair.
             UsageError: there is no such exchange, or a record cannot be published.
-            Unroutable: messages were returned, because no queue matches; the others were published.
-            PublishError: messages were refused.
+            Unroutable: messages were returned, because no queue matches. All other messages before
+                them were published; messages after them may not have been sent.
+            PublishError: messages were refused; messages after them may not have been sent.
             BrokerOutage: the broker was unavailable for too long; messages without a confirm may
                 have arrived.
 
@@ -187,7 +188,7 @@ class AsyncBus:
 
     async def _put_job(self, requests: Sequence[Request], *, last: bool = False) -> None:
         if self._process != os.getpid():
-            self._reset()
+            self._reset()  # this is a forked process, which does not have the thread of its parent
         loop = asyncio.get_running_loop()
         job = _Job(requests, loop, loop.create_future(), last)
         with self._lock:
@@ -209,6 +210,7 @@ class AsyncBus:
                 self._send_together(requests)
             if jobs[-1].is_last:
                 self._bus.close()
+            # _put_job() holds the same lock. So a new job is seen here, or starts a new thread.
             with self._lock:
                 over = jobs[-1].is_last and self._jobs.empty()
                 if over:

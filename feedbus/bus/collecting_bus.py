@@ -61,7 +61,8 @@ class CollectingBus(Bus):
         Args:
             records: the record that causes all published messages.
             collect: receives the records, at each call of a publishing method.
-            shards: returns the number of shards of an exchange; see BatchBus.
+            shards: returns the number of shards of an exchange, or 0 for an exchange without
+                shards; raises UsageError if there is no such exchange.
 
         """
         self._records = records
@@ -87,7 +88,7 @@ class CollectingBus(Bus):
         """
         check_many(exchange, pairs)
         collected = list(pairs)
-        for pack in pack_pairs(collected, ""):
+        for pack in pack_pairs(collected, ""):  # publish_columns() makes the ids
             self.publish_columns(exchange, pack.columns, pack.keys, shared=pack.shared)
         return len(collected)
 
@@ -106,12 +107,12 @@ class CollectingBus(Bus):
             columns: the fields in which the records differ. Each is mapped to a list with one value
                 per record.
             keys: a list with one routing key per record, or the name of the column that contains
-                them.
+                the routing keys.
             shared: the other fields. Each is mapped to the value that all records have.
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: columns differ in length, no column has the name that `keys` contains, there
+            UsageError: columns differ in length, `keys` is a name that no column has, there
                 is no such exchange, a record cannot be encoded, or the handler has returned.
 
         """
@@ -165,8 +166,8 @@ class BatchBus(Bus):
         Args:
             records: all records of the handler's batch.
             collect: receives the records of the messages, at the latest when flush() is called.
-            shards: returns the number of shards of an exchange, or 0 for an exchange that is not
-                hashed; raises UsageError if there is no such exchange.
+            shards: returns the number of shards of an exchange, or 0 for an exchange without
+                shards; raises UsageError if there is no such exchange.
             max_at_once: how many messages for one exchange are packed together.
 
         """
@@ -267,7 +268,8 @@ class BatchBus(Bus):
         if caused.keys().isdisjoint(causes) and len(set(causes)) == len(causes):
             caused.update(causes)
             # Each of these records causes one message, its first for this exchange. So the message
-            # is child 0 of the record: see child_ordinals().
+            # is child 0 of the record, and has twice the ordinal of the record: see
+            # child_ordinals().
             new_ordinals = [2 * ordinal for ordinal in pick(ordinals, causes)]
         else:
             new_ordinals = []
@@ -305,7 +307,10 @@ class BatchBus(Bus):
 
 
 def _join(ids: Sequence[Ids]) -> Ids:
-    """Join the ids of the records of several chunks."""
+    """Join the ids of the records of several chunks; an id without an ordinal gets the ordinal 0.
+
+    The ids are not used as message ids, but only to derive others from them.
+    """
     ordinals = list(chain.from_iterable(each.ordinals or (0,) for each in ids))
     first = ids[0].origins if ids else ""
     if isinstance(first, str) and all(each.origins == first for each in ids):

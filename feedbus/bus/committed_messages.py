@@ -27,7 +27,7 @@ from feedbus.topology import Topology
 events = EventLog(__name__)
 
 # For this time after an outage of the broker, the bus leaves the messages of a transaction to the
-# relay if earlier rows are still in the outbox.
+# relay if earlier rows are still in the outbox. So not every transaction waits for the broker.
 RETRY_SECONDS = 5.0
 
 

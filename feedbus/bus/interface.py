@@ -16,8 +16,9 @@ class Bus(ABC):
     """The interface of a bus, which publishes records.
 
     A handler gets a bus by a parameter with the annotation Bus. This bus sends messages after the
-    commit. A program gets a bus from feedbus.connect(). That bus sends messages at once. A batch
-    handler calls the method publish() of its records instead.
+    commit. A batch handler does not use a bus: it calls the method publish() of its Records object.
+    A program gets a bus from feedbus.connect(). That bus sends messages at once, except in a `with`
+    block of its method transaction().
     """
 
     __feedbus_parameter__ = "bus"  # a parameter of a handler with this annotation gets a Bus
@@ -31,8 +32,8 @@ class Bus(ABC):
             exchange: the name of the exchange in topology.toml.
             payload: the payload of the record.
             key: the routing key. For an exchange with shards it has no default, because the key
-                selects the shard. key="" is allowed there: all messages with it go to the same
-                shard. Without shards, the key is "" by default.
+                selects the shard. key="" is allowed there: all messages with this key go to the
+                same shard. Without shards, the key is "" by default.
             options: `headers` maps names to texts, numbers, flags or None. `priority` is a number
                 from 0 to 255. `expires` is the time for which the message may wait in a queue.
                 `delay` is the time by which feedbus delays the message. Each of these two times is
@@ -56,7 +57,7 @@ class Bus(ABC):
 
     @abstractmethod
     def _has_shards(self, exchange: str) -> bool:
-        """Whether an exchange is a hash exchange; raise UsageError if it does not exist."""
+        """Whether an exchange has shards; raise UsageError if there is no such exchange."""
 
     @abstractmethod
     def _publish_enveloped(
@@ -112,7 +113,7 @@ class Bus(ABC):
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: columns differ in length, no column has the name that `keys` contains, there
+            UsageError: columns differ in length, `keys` is a name that no column has, there
                 is no such exchange, or a record cannot be encoded.
 
         """

@@ -1,4 +1,4 @@
-"""The bus of a program: it publishes immediately and returns when the broker has confirmed."""
+"""The bus of a program: a publish call waits until the broker has confirmed the messages."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class LiveBus(Bus):
 
     The bus connects at the first publish, and reconnects after an outage. If the broker has no
     objects of the topology, the bus declares the topology. Messages that several threads publish at
-    the same time are sent together, with one wait for their confirms. A forked process gets its own
+    the same time are sent together, with one wait for their confirms. Messages that are published
+    in a `with` block of transaction() are sent after the commit. A forked process gets its own
     connection. A program usually creates one bus, and closes the bus before the program ends.
     """
 
@@ -62,8 +63,9 @@ class LiveBus(Bus):
     ) -> None:
         """Create a bus; it connects at the first publish.
 
-        Messages that are not confirmed in time are sent again, with the same ids. The time limit
-        for a confirm is timeout_seconds, restricted to the range CONFIRM_SECONDS.
+        The time limit for a confirm is timeout_seconds, restricted to the range CONFIRM_SECONDS.
+        Until timeout_seconds are over, messages without a confirm are sent again, with the same
+        ids.
 
         Args:
             topology: the topology of the system.
@@ -136,8 +138,8 @@ class LiveBus(Bus):
             exchange: the name of the exchange in topology.toml.
             payload: the payload of the record.
             key: the routing key. For an exchange with shards it has no default, because the key
-                selects the shard. key="" is allowed there: all messages with it go to the same
-                shard. Without shards, the key is "" by default.
+                selects the shard. key="" is allowed there: all messages with this key go to the
+                same shard. Without shards, the key is "" by default.
             message_id: the id of the record. A queue with `once = true` handles only one of several
                 records with the same id. By default, the record gets an id that no other record
                 has.
@@ -185,8 +187,9 @@ class LiveBus(Bus):
         Raises:
             TypeError: an argument has a wrong type, or an item of pairs is not a pair.
             UsageError: there is no such exchange, or a record cannot be published.
-            Unroutable: messages were returned, because no queue matches; the others were published.
-            PublishError: messages were refused.
+            Unroutable: messages were returned, because no queue matches. All other messages before
+                them were published; messages after them may not have been sent.
+            PublishError: messages were refused; messages after them may not have been sent.
             BrokerOutage: the broker was unavailable for too long; messages without a confirm may
                 have arrived.
 
@@ -219,7 +222,7 @@ class LiveBus(Bus):
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: columns differ in length, no column has the name that `keys` contains, there
+            UsageError: columns differ in length, `keys` is a name that no column has, there
                 is no such exchange, or a record cannot be published.
             Unroutable: messages were returned, because no queue matches; the others were published.
             PublishError: messages were refused.
@@ -319,10 +322,12 @@ class LiveBus(Bus):
         request.raise_error()
 
     def selects_shards(self, exchange: str) -> bool:
-        """Whether an exchange selects shards by routing keys; True for an unknown name.
+        """Whether the messages of an exchange are divided among shards; True for an unknown name.
 
-        The relay, which publishes rows of the outbox, sends at most one row of each key at a time
-        to such an exchange, to keep the order of the key.
+        To an exchange with shards, the relay, which publishes rows of the outbox, sends at most one
+        row of each key at a time, to keep the order of the key. The outbox can have rows for an
+        exchange that is no longer in topology.toml. For such an unknown name, the order is kept,
+        too.
 
         Args:
             exchange: the name of the exchange in topology.toml.
@@ -333,10 +338,11 @@ class LiveBus(Bus):
     def publish_rows(self, rows: Sequence[OutboxRow]) -> Sequence[Exception | None]:
         """Publish rows of an outbox together; return an error, or None, for each row.
 
-        Rows with the same key stay in order. But if the broker refuses a row, later rows with its
-        key can still be published.
+        Rows with the same key stay in order. But if the broker refuses a row, later rows with the
+        key of this row can still be published.
 
-        The relay calls this with committed rows whose messages were not sent.
+        The relay calls this with committed rows whose messages were not sent: for an exchange with
+        shards, with at most one row of each key.
 
         Args:
             rows: the rows, in the order in which they are published.

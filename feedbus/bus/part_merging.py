@@ -79,8 +79,10 @@ class PartGroup:
 def merge(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
     """Merge parts for one exchange, and yield packs; messages of one key stay in order.
 
-    Parts are merged if they have the same field names. A part with at least LARGE_BATCH messages
-    for each shard is not merged, because the packs of this part are large enough.
+    Parts are merged if they have the same field names. If the exchange has no shards, the messages
+    of each key are later sent in packs of their own. So a part whose messages all have one key is
+    then merged only with parts of this key. A part with at least LARGE_BATCH messages for each
+    shard is not merged, because the packs of this part are large enough.
 
     A part is the messages that a batch handler publishes by one call.
 
@@ -99,10 +101,11 @@ def merge(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
         has_one_key = not shards and part.key_column is None and isinstance(part.key, str)
         key = str(part.key) if has_one_key else None
         if (key is None) != (None in latest):
-            # Either this part can have different keys, and each earlier group has one key, or the
-            # other way round. So this part and an earlier group can have a key in common. If a
-            # later part were added to that group, its messages could overtake messages of this
-            # part with the same key. So no later part is added to the earlier groups.
+            # This part can have different keys, and each group in `latest` has one key. Or this
+            # part has one key, and the group in `latest` can have different keys. In both cases,
+            # this part and an earlier group can have a key in common. If a later part were added to
+            # that group, its messages could overtake messages of this part with the same key. So no
+            # later part is added to the earlier groups.
             latest.clear()
         field_names = (tuple(part.shared), tuple(part.columns), part.key_column)
         count = len(part)

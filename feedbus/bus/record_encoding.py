@@ -25,13 +25,13 @@ from feedbus.wire.derived_ids import is_id
 from feedbus.wire.failed_messages import of_record
 from feedbus.wire.message_options import Envelope
 
-ID_DIGITS = 24  # the length of an origin, the part of a message id before its ordinal
+ID_DIGITS = 24  # the length of an origin; the message ids have the form `origin-ordinal`
 
 
 def derive_origin(*causes: str) -> str:
     """Return the beginning of message ids, which depends only on the given texts.
 
-    If a handler is called again, its messages get the same ids as before.
+    If a handler is called again for the same records, its messages get the same ids as before.
 
     Args:
         causes: the texts, such as the ids of the records that cause the messages.
@@ -41,7 +41,9 @@ def derive_origin(*causes: str) -> str:
 
 
 def pack_pairs(pairs: Sequence[tuple[Payload, str]], origin: str, *, first: int = 0) -> list[Pack]:
-    """Return packs of (payload, routing key) pairs, in order; shared fields are stored once.
+    """Return packs of (payload, routing key) pairs, in order.
+
+    A pack stores the value of a field once if all its records have this value.
 
     Args:
         pairs: the pairs; adjacent ones with the same field names make one pack.
@@ -56,6 +58,8 @@ def pack_pairs(pairs: Sequence[tuple[Payload, str]], origin: str, *, first: int 
     try:
         return list(_packs(pairs, origin))
     except (AttributeError, LookupError, TypeError, ValueError):
+        # A payload is not a mapping, or a pair is invalid. The check and the conversion take long,
+        # so they are made only in this case.
         return list(_packs(as_mappings(pairs, first), origin))
 
 
@@ -96,7 +100,8 @@ class Encoder:
     """Converts records into messages, as packs if the exchange has `pack`.
 
     A pack contains records of one shard. So the encoder predicts the shard of each record: it
-    computes the shard from the routing key and the ring of the exchange.
+    computes the shard from the routing key and the ring of the exchange. If the exchange has no
+    shards, a pack contains records with one routing key.
 
     Each Sender, which has a connection for publishing, has one Encoder object.
     """
@@ -107,7 +112,8 @@ class Encoder:
         Until use_generation() is called for an exchange, the encoder does not know which generation
         is on the broker. It predicts shards by the weights in topology.toml, and makes packs for a
         generation that is never on the broker: see Generation.unconnected(). So the broker returns
-        these packs. The sender then reads the state of the ring, and sends the records again.
+        these packs. The sender then reads the state of the ring, and sends the records as plain
+        messages.
         """
         self._topology = topology
         self._names = Names(topology)
@@ -126,7 +132,10 @@ class Encoder:
         self._rings[generation.exchange] = (generation, Ring.of(generation.members))
 
     def selects_shards(self, exchange_name: str) -> bool:
-        """Whether an exchange selects shards by routing keys; True for an unknown name.
+        """Whether the messages of an exchange are divided among shards; True for an unknown name.
+
+        The outbox can have rows for an exchange that is no longer in topology.toml. If the result
+        is True, the sender of the rows keeps the order of each key.
 
         Args:
             exchange_name: the name of the exchange in topology.toml.
@@ -188,12 +197,13 @@ class Encoder:
             size = -(-len(indexes) // -(-len(indexes) // exchange.pack))
             for start in range(0, len(indexes), size):
                 part = indexes[start : start + size]
-                # A single record becomes a plain message only if the exchange has no shards. For a
-                # shard, it becomes a pack, because a plain message could overtake an earlier pack
-                # with records of the same key: if another process has replaced the ring, the broker
-                # returns the pack, but it accepts the plain message. Packs reach the ring through
-                # the exchange for packs, plain messages through the entry. Plain messages and
-                # packs are never sent together: see SharedSender.
+                # Here, a single record becomes a plain message only if the exchange has no shards.
+                # For a shard, it becomes a pack, because a plain message could overtake an earlier
+                # pack that is sent together with it, and has records of the same key: if another
+                # process has replaced the ring, the broker returns the pack, but it accepts the
+                # plain message. Packs reach the ring through the exchange for packs, plain messages
+                # through the entry. The plain messages of records without ordinals overtake no
+                # pack: SharedSender never sends them together with packs.
                 if len(part) == 1 and not exchange.hashed:
                     messages.extend(self._encode_plain(exchange, pack, part))
                 else:
@@ -240,6 +250,10 @@ class Encoder:
     def _group_by_target(
         self, exchange: Exchange, keys: Sequence[str]
     ) -> Mapping[str, Sequence[int]]:
+        """Map each target to the indexes of its records.
+
+        A target is a shard, or a routing key if the exchange has no shards.
+        """
         targets = self._ring(exchange.name)[1].route_many(keys) if exchange.hashed else keys
         if len(set(targets)) == 1:
             return {targets[0]: range(len(targets))}
@@ -255,6 +269,7 @@ class Encoder:
 
     def _encode_packs(self, exchange: Exchange, pack: Pack, target: str) -> Iterator[Outgoing]:
         body = _encode_body(pack)
+        # A consumer refuses a pack whose records would be too large as plain messages.
         too_large = len(body) > BODY_LIMIT_BYTES or expands_too_far(len(body), pack)
         if too_large and len(pack) > 1:
             middle, end = len(pack) // 2, len(pack)

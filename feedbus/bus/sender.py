@@ -2,8 +2,13 @@
 
 A generation is a ring with its queues. If another process replaces the ring, the queues of the old
 generation do not receive packs any more. So the broker returns a pack that was made for the old
-generation. During the first switch of a ring, the broker returns all packs: see
-RingState.pack_generation.
+generation.
+
+Until a switch is complete, buses make packs for the old generation, and not for the new one: the
+new queues are bound during the switch, so the broker would return the first packs for them, and
+accept later ones. Then keys would not stay in order. During the first switch of a ring, there is no
+old generation. Then buses make packs for a generation that is never on the broker, so the broker
+returns all packs.
 """
 
 from __future__ import annotations
@@ -43,8 +48,9 @@ from feedbus.wire.constants import PACK, TIMER_TARGET
 class Sender:
     """A connection that only publishes, opened on the first send.
 
-    A consumer has one Sender object for the messages of its handlers, and a LiveBus has one Sender
-    object. A sender connects again after an outage. Only one thread at a time may use a sender.
+    A consumer has one Sender object for the messages of its handlers, its retries and its dead
+    letters. A LiveBus has one Sender object. A sender connects again after an outage. Only one
+    thread at a time may use a sender.
     """
 
     def __init__(  # noqa: PLR0913 -- a sender's limits, each given by name
@@ -64,11 +70,12 @@ class Sender:
             metrics: counts the records.
             timeout_seconds: how long to wait for the confirms of a window of messages. A window is
                 up to 1,000 messages that are sent before one wait.
-            blocked_seconds: how long an alarm of the broker may block the sender.
+            blocked_seconds: how long an alarm of the broker may block the sender. If the alarm
+                lasts longer, send() raises BrokerOutage.
             nacked_seconds: for how long a message is sent again and again if its queue is full, or
                 if the node of the queue has just died.
-            waiting: returns a context manager. The sender enters the context manager for each long
-                wait; see Alarm.
+            waiting: makes a context manager around each long wait for the broker, so that the wait
+                does not count for the time limit of a handler.
 
         """
         self._timeout_seconds = timeout_seconds
@@ -87,11 +94,13 @@ class Sender:
         """Send messages in order, and return the messages that the broker did not accept.
 
         The messages are sent in windows of up to 1,000. If a full queue refuses a message, messages
-        with the same routing key in later windows are not sent, because they would overtake the
-        refused message. The result contains these later messages, too.
+        with the same exchange and routing key in later windows are not sent, because they would
+        overtake the refused message. The result contains these later messages, too. Later messages
+        in the same window were sent before the refusal arrived, so they can overtake the refused
+        message.
 
         Args:
-            messages: the messages. An iterable is read window by window.
+            messages: any iterable of messages. It is read window by window.
 
         Raises:
             BrokerOutage: the broker is unavailable; messages without a confirm may have arrived.
@@ -234,7 +243,10 @@ class Sender:
 
 
 def _is_outdated_pack(refusal: Refusal) -> bool:
-    """Whether a message is a pack that the broker returned, because its queue is not bound now."""
+    """Whether a message is a pack that the broker returned, because its queue is not bound now.
+
+    The result is False for a pack that no queue of an exchange without shards matches.
+    """
     is_pack = refusal.message.content_type == PACK
     was_returned = refusal.outcome == "returned"
     return is_pack and was_returned and has_role(refusal.message.exchange, {Role.PACKS})

@@ -100,7 +100,8 @@ class SharedSender:
                 time limit that the constructor got.
             hold_back: if True, and if the broker refuses a message, later requests with the key of
                 the message are held back: they are not sent, and their outcome is a PublishError.
-                Messages that were sent together with the refused message are not held back.
+                Requests that were sent together with the refused message are not held back: these
+                are the requests without packs between two requests with packs.
 
         """
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
@@ -136,8 +137,9 @@ class SharedSender:
                 request.outcome = error
                 continue
             if any(message.content_type == PACK for message in messages):
-                # A request with packs is sent alone. The plain messages of earlier requests are
-                # sent first, because they can have the same keys as records of the packs.
+                # A request with packs is sent alone: if the broker returned a pack, plain messages
+                # that are sent with the pack could overtake its records. The plain messages of
+                # earlier requests are sent first, because they can have the same keys.
                 failure = self._send_plain(plain, timeout_seconds)
                 if refused is not None:
                     refused.update(*(sent.refused_keys() for sent, _ in plain))
@@ -185,7 +187,7 @@ class SharedSender:
     def _set_up_with_retries(self, timeout_seconds: float) -> Exception | None:
         """Read the current rings, and declare the topology if the broker has nothing of it.
 
-        Return the error if that is not possible within the time limit, else None.
+        Return the error if the set-up is not possible within the time limit, else None.
         """
         for _ in self._attempts(timeout_seconds):
             try:

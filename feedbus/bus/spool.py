@@ -1,4 +1,4 @@
-"""Messages that wait for a commit: a few in memory, many in a temporary file."""
+"""Messages that wait for a commit: in memory, or above a certain size in a temporary file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MEMORY_BYTES = 4_000_000  # above this size, bodies are kept in a file
 
 
 class Spool:
-    """A list of messages; many messages are in a temporary file, to save memory.
+    """A list of messages; if their bodies are large, they are in a temporary file, to save memory.
 
     It keeps the messages of a handler call until the commit of its transaction.
     """

@@ -22,8 +22,8 @@ events = EventLog(__name__)
 class Transaction:
     """The rows that one LiveBus.transaction() adds to the outbox, and the requests for them.
 
-    An object exists from the begin of the transaction until its messages are sent or left to the
-    relay.
+    An object exists from the beginning of the transaction until its messages are sent or left to
+    the relay.
     """
 
     def __init__(self, store: Store) -> None:
@@ -70,11 +70,12 @@ class Transaction:
         return self._requests_with_ids[-1][1][-1]
 
     def remove_sent(self) -> bool:
-        """Remove the confirmed rows from the outbox; return whether no row is left.
+        """Remove the confirmed rows from the outbox; return whether all rows were confirmed.
 
         It is called after the requests were sent. A row is confirmed if the broker has stored its
         message. The rows that stay are published later by the relay or by this bus, with the same
-        message ids.
+        message ids. If the store is unavailable, confirmed rows stay, too: this is logged, and the
+        relay publishes their messages a second time.
         """
         sent_rows: list[int] = []
         for request, ids in self._requests_with_ids:

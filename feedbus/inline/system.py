@@ -98,7 +98,7 @@ class InlineSystem:
                 memory.MemoryBroker(name, clock=self.clock, seed=0, prepared=project.declared)
             )
             ends.callback(memory.remove, name)
-            # feedbus's own messages, with the states of rings. They are always there.
+            # The number of feedbus's own messages, with the states of rings. They always stay.
             self._own_messages = self._broker.message_count()
             sender = make_sender(self.topology)
             ends.callback(sender.close)

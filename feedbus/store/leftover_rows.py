@@ -53,6 +53,7 @@ class LeftoverRows:
         self._lock_name = f"relay.{project}"
         self.clock = clock
         self._state_lock = threading.Lock()
+        # The ids of the rows that senders of this process will send, by the id() of the sender.
         self._rows_by_sender: dict[int, Sequence[int]] = {}
         # The latest query for rows of other processes included the rows up to this id.
         self._last_foreign_row = 0
@@ -120,6 +121,7 @@ class LeftoverRows:
         """
         with self._state_lock:
             if self._must_query:
+                # Each earlier row may be a leftover row of another process.
                 self._must_query = False
                 self._last_foreign_row = first_row - 1
                 self._register_locked(first_row - 1)
@@ -165,6 +167,7 @@ class LeftoverRows:
             yield ()
             return
         with self._store.exclusive(self._lock_name, wait_seconds=LOCK_SECONDS) as acquired:
+            # During the wait for the lock, a relay can have sent some of the rows.
             rows = read_earlier() if acquired else []
             yield rows if acquired and len(rows) < MAX_ROWS else None
 
@@ -182,6 +185,11 @@ class LeftoverRows:
         return keys
 
     def _is_too_young(self, row: OutboxRow) -> bool:
-        """Whether a row is so young that another process may still be sending it."""
+        """Whether a row is so young that another process may still be sending it.
+
+        Rows above `_last_foreign_row` are leftover rows of this process, which does not send them
+        any more. If the clock was set back after a row was added, the age of the row can be below
+        0. Such a row does not count as young, because the wait for its age could be long.
+        """
         age = (now(self.clock) - row.created_at) / 1_000_000
         return row.id <= self._last_foreign_row and 0 <= age < MIN_AGE_SECONDS

@@ -28,7 +28,10 @@ class RelayBus(Protocol):
     """The methods of a bus that the relay uses, to publish rows of the outbox."""
 
     def selects_shards(self, exchange: str) -> bool:
-        """Return whether an exchange of topology.toml has shards, which routing keys select."""
+        """Return whether the messages of an exchange are divided among shards.
+
+        True for an exchange that is not in topology.toml: so the order of its keys is kept.
+        """
 
     def publish_rows(self, rows: Sequence[OutboxRow]) -> Sequence[Exception | None]:
         """Publish the messages of rows together, and wait for their confirms.
@@ -75,12 +78,13 @@ def split_into_waves(
     If an exchange has no shards, thousands of rows can have the same key, and a wave for each of
     them would be slow. So there are only two waves: the first wave has the first row of each key,
     and the second wave has all other rows. If the broker refuses the first row of a key, the other
-    rows of the key can be held back.
+    rows of the key can be held back. If the broker refuses a row of the second wave, later rows of
+    the key in this wave can overtake the refused row.
 
     Args:
         rows: the rows of the outbox, in the order of their ids.
-        selects_shards: returns whether the exchange with this name has shards, which routing keys
-            select.
+        selects_shards: returns whether the messages of the exchange with this name are divided
+            among shards.
     """
     counts = Counter[Key]()
     waves: list[list[OutboxRow]] = []
@@ -198,14 +202,18 @@ def log_rows_left(count: int, error: BaseException) -> None:
 
 
 def _skipped_keys(store: Store, rows: Sequence[OutboxRow]) -> set[Key]:
-    """Return the keys in a page of rows that also have an earlier row outside of the page.
+    """Return the keys for which a page of rows has a gap.
 
-    The later rows of such a key must not be published yet. publish_pending() reads a page with a
-    query that leaves out rows younger than IN_FLIGHT_SECONDS. An earlier row has a lower id.
-    Usually it is also older, so it is in the page. But it can be left out in these cases:
+    A key has a gap if the outbox has a row of this key that is not in the page, but has a lower id
+    than the last row of the key in the page. Then the rows of the key in the page must not be
+    published yet, because some of them could overtake the row that is not in the page.
+
+    publish_pending() reads a page with a query that leaves out young rows. Usually, a row with a
+    lower id is also older. But a row with a lower id can be too young in these cases:
 
     - The clock was set back, or the clocks of hosts differ.
-    - The store needed more than IN_FLIGHT_SECONDS to add a row.
+    - The store needed several seconds to add the row with the higher id. The time of a row is read
+      before the store adds the row, so this row seems to be older.
 
     Args:
         store: the store with the outbox.
@@ -260,12 +268,14 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
                 rows = (
                     store.outbox.pending(limit, older_than_seconds, after=after) if acquired else []
                 )
-                if older_than_seconds:
+                if older_than_seconds:  # otherwise, pending() leaves out no row because of its age
                     refused_keys |= _skipped_keys(store, rows)
                 try:
                     published += publish_and_remove(store, bus, choose(rows), refused_keys)
                 except Outage as error:
-                    failure = error  # raised below, after the commit of the rows' removal
+                    # It is raised after the block: on PostgreSQL, the block is a transaction, and
+                    # an error inside it would undo the removal of the published rows.
+                    failure = error
         except Exception:
             if failure is None:  # an earlier outage of the broker has precedence
                 raise

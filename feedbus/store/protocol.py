@@ -58,8 +58,8 @@ class Outbox(Protocol):
             exchange: the name of the exchange in topology.toml.
             payload: a mapping, or an instance of a message type.
             key: the routing key. An exchange with shards needs a key, because the key selects the
-                shard: all messages with the key "" go to the same shard. Without shards, the key is
-                "" by default.
+                shard. The key "" is allowed: all messages with this key go to the same shard.
+                Without shards, the key is "" by default.
             message_id: the id of the message; by default a random id. If the caller computes the id
                 from the event that causes the message, the message has the same id again if the
                 event is handled again.
@@ -206,6 +206,9 @@ class Store(Protocol):
         """Hold a lock in a `with` block; yield whether this process holds the lock.
 
         Only one process can hold the lock of a name. The lock is released if its holder dies.
+
+        The block may be one transaction of the store: on PostgreSQL it is. Then an error that
+        leaves the block also undoes the changes that the block has made in the store.
 
         Args:
             name: the name of the lock, such as "relay.shop".

@@ -93,7 +93,7 @@ class Relay:
         self._leftover_rows = LeftoverRows(store, topology.name, clock)
         self._locks = KeyLocks()
         # The next times at which the thread publishes leftover rows and deletes old rows of the
-        # inbox. The first round does both at once, because an earlier process may have left rows.
+        # inbox. The first round does both, because an earlier process may have left rows.
         self._check_at = self._prune_at = -math.inf
         self._logged_error = ""  # the last logged error, until a round of the thread succeeds
         self._wake_requested = threading.Event()
@@ -212,6 +212,7 @@ class Relay:
             self._prune_at = self._clock.monotonic() + PRUNE_SECONDS
 
     def _publish_leftover_rows(self) -> None:
+        # While publish() leaves its new rows to this thread, rows of any age are published.
         min_age_seconds = 0.0 if self._is_unavailable else IN_FLIGHT_SECONDS
         count = publish_pending(
             self.store,

@@ -136,8 +136,8 @@ class SqlStore(ABC):
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
         """Execute a statement on feedbus's own tables, and return its result.
 
-        The statement is executed in the caller's transaction. If the caller has none, it is
-        executed in a new transaction.
+        The statement is executed in the caller's transaction. If the caller has no transaction, the
+        statement is executed in a new one.
 
         Args:
             sql: the statement, with parameters of the form :name.
@@ -165,7 +165,8 @@ class SqlStore(ABC):
 
         On PostgreSQL, the block is one transaction, and the lock ends with this transaction. So the
         lock is also released behind a connection pooler, which uses a session of the server for
-        several clients.
+        several clients. An error that leaves the block also undoes the changes that the block has
+        made in the store. On SQLite, the block is not a transaction.
 
         Args:
             name: the name of the lock, such as "relay.shop".

@@ -225,9 +225,9 @@ class SqlAlchemyStore(SqlStore):
 
         SQLAlchemy sends the event `after_begin` before the first statement of a session.
 
-        Python's sqlite3 would begin a transaction only before the first INSERT. If the handler
-        reads before this INSERT, and another transaction writes in between, SQLite refuses the
-        INSERT immediately.
+        Python's sqlite3 would begin a transaction only before the first statement that writes. If
+        the handler has read before, and another transaction writes in between, SQLite refuses the
+        statement immediately, without waiting.
         """
 
         def begin(_session: Session, _transaction: Any, connection: Connection) -> None:

@@ -24,7 +24,8 @@ def open_store(
 
     Args:
         topology: the topology of the system.
-        application_name: the name of the connections in the server's list.
+        application_name: the name of the connections in PostgreSQL's list. It is used only with
+            peewee: an engine of SQLAlchemy belongs to the project.
         waiting: makes a context manager around each wait for the lock of the SQLite file, so that
             the wait does not count for the time limit of a handler.
 
@@ -59,7 +60,7 @@ def open_prepared(topology: Topology) -> Store:
 
 
 def ping(topology: Topology) -> str:
-    """Check whether the store of a topology answers; a store that is already open is not changed.
+    """Check whether the store of a topology answers, by another Store object, which is then closed.
 
     Returns:
         Why this version of feedbus cannot use the store, or "" if it can.

@@ -120,9 +120,10 @@ class SqlOutbox(Table):
         self._has_shards: Callable[[str], bool] = lambda _: False
 
     def check_exchanges(self, has_shards: Callable[[str], bool]) -> None:
-        """Make put() check exchanges as publish() does; before this call, it accepts any exchange.
+        """Make put() refuse unknown exchanges, and a missing key if the exchange has shards.
 
-        It is called once, when the store of a topology is opened.
+        Before this call, put() accepts any exchange. The method is called once, when the store of a
+        topology is opened.
 
         Args:
             has_shards: returns whether the exchange with this name has shards, or raises UsageError
@@ -145,8 +146,8 @@ class SqlOutbox(Table):
             exchange: the name of the exchange in topology.toml.
             payload: a mapping, or an instance of a message type.
             key: the routing key. An exchange with shards needs a key, because the key selects the
-                shard: all messages with the key "" go to the same shard. Without shards, the key is
-                "" by default.
+                shard. The key "" is allowed: all messages with this key go to the same shard.
+                Without shards, the key is "" by default.
             message_id: the id of the message; by default a random id.
             options: `headers`, `priority` (0 to 255), `expires` and `delay`. `expires` and `delay`
                 are each a number of seconds, or a text such as "30s".

@@ -99,6 +99,7 @@ class Database(peewee.Database):
         """In a `with` block, commit() and rollback() of this thread raise UsageError.
 
         The store uses it in each of its transactions, so that a handler cannot end the transaction.
+        The store itself commits or rolls back after this block.
         """
         self._local.kept_whole = True
         try:

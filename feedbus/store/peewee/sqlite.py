@@ -57,8 +57,8 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
     def may_close(thread: threading.Thread) -> bool:
         """Whether the calling thread may close the connection of the given thread.
 
-        This is so if the given thread has ended, or is the calling thread. The connection of a
-        thread that still runs is closed when the thread ends.
+        This is so if the given thread has ended, or is the calling thread. Another thread that
+        still runs may be using its connection, so the connection is closed when the thread ends.
         """
         return thread is threading.current_thread() or not thread.is_alive()
 
@@ -115,7 +115,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         Raises:
             UsageError: the store's own transaction is running, which only the store may end.
         """
-        self._check_owner("rollback")
+        self._check_owner("rollback")  # before `finally`: a refused call must not release the lock
         try:
             super().rollback()
         finally:

@@ -103,7 +103,8 @@ class PeeweeStore(SqlStore):
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
         """Execute a statement on feedbus's own tables, and return its result.
 
-        The statement belongs to this thread's transaction, if one has begun.
+        The statement belongs to this thread's transaction. If none has begun, its changes are
+        committed immediately.
 
         Args:
             sql: the statement, with parameters of the form :name.
