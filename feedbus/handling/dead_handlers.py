@@ -84,7 +84,7 @@ def _record_loader(function: Any) -> RecordLoader | None:
 
     """
     marked = getattr(function, MARK, None)
-    if isinstance(marked, Handler):
+    if isinstance(marked, Handler):  # the function also has the decorator @handler
         if marked.batch:
             raise Unfit(function, EXPECTED, "takes Records")
         if marked.declared is not None:

@@ -12,7 +12,7 @@ from feedbus.errors import Drop, Outage, Reject, Retry, UsageError
 from feedbus.handling.handlers import resolve_object
 
 # Rules cannot name these exceptions, because what feedbus does after them cannot be changed.
-VERDICTS = (Drop, Outage, Reject, Retry)
+OF_FIXED_MEANING = (Drop, Outage, Reject, Retry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class ExceptionRules:
     Attributes:
         retry_on: classes of exceptions after which the record is tried again. If retry_on is not
             empty, the record becomes a dead letter immediately after an exception of any other
-            class.
+            class. If retry_on is empty, the record is tried again after an exception of any class
+            that is not in reject_on.
         reject_on: classes of exceptions after which the record becomes a dead letter immediately.
 
     """
@@ -85,7 +86,7 @@ def resolve_exception(name: str, root: Path) -> type[BaseException]:
         kind = found.__name__ if isinstance(found, type) else type(found).__name__
         msg = f"{name} is not an exception class but {kind}"
         raise UsageError(msg)
-    if issubclass(found, VERDICTS):
+    if issubclass(found, OF_FIXED_MEANING):
         msg = f"{name} is an exception of feedbus, which has a fixed meaning; remove it here"
         raise UsageError(msg)
     return found

@@ -156,8 +156,8 @@ class Handler:
 def refuse_in_transaction(function: Callable[..., object]) -> None:
     """Raise UnfitHandler if a handler or dead handler is async.
 
-    It is called for functions that run in a transaction of the store, because such a transaction
-    can be used in only one thread.
+    It is called for functions that run in a transaction of the store. The transaction can be used
+    only in the consumer's thread, but an async function runs in the thread of the event loop.
     """
     if is_async(function):
         expected = (
@@ -211,7 +211,10 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
 
 
 def _is_type(given: Any) -> bool:
-    """Whether the argument of @handler(…) is a message type, and not the function."""
+    """Whether the argument of @handler(…) is a message type, and not the function.
+
+    An object that cannot be called counts as a message type. If it is none, loader_of() refuses it.
+    """
     return isinstance(given, type) or get_origin(given) is not None or not callable(given)
 
 

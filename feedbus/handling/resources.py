@@ -87,7 +87,7 @@ class Resources:
     def value_of(self, resource: Resource) -> Source:
         """Return a function that returns the value of a resource while the resource is open.
 
-        The function has one argument, which it ignores.
+        The function has the argument of every Source, and ignores it.
         """
         values = self._values
         return lambda _given: values[resource]
@@ -156,7 +156,7 @@ class Resources:
 
     def _close_dead(self, dead: Resource) -> None:
         """Close a resource that has ended by itself, and the resources that need it."""
-        if dead not in self._values:
+        if dead not in self._values:  # it was closed, because it needs another one that has ended
             return
         text = f"the resource {_shown(dead)} ended by itself; feedbus will open it again"
         events.error("resource_ended", text)

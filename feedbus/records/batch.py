@@ -31,7 +31,8 @@ class Chunk:
         shared: the fields whose value is stored once: maps each field to the value of all records.
         columns: the other fields: maps each field to a list with one value per record.
         rows: a list with one item for each record: the index of the record in its message.
-        make: creates a record from its fields; None if a record is the dict of its fields.
+        make: creates a record from its fields; None if a record is the dict of its fields, or is in
+            `instances`.
         instances: the records, if they were loaded one by one, otherwise None.
 
     """
@@ -76,10 +77,10 @@ class Chunk:
         return row if self.make is None else self.make(row)
 
     def select(self, indexes: Sequence[int]) -> Chunk:
-        """Return a chunk of the records at these indexes, in this order.
+        """Return a chunk of the records at these indexes.
 
         Args:
-            indexes: indexes in this chunk.
+            indexes: indexes in this chunk, ascending.
 
         """
         if len(indexes) == len(self):
@@ -96,7 +97,8 @@ class Chunk:
 class ChunkDelivery(Protocol):
     """The delivery that contained the records of a chunk.
 
-    In a consumer, it is the decoded delivery. A test that creates Records has none.
+    In a consumer, it is the decoded delivery. For a dead handler, it is an object for the failed
+    record. A test that creates Records has none.
     """
 
     def message(self, row: int) -> Message:
@@ -141,7 +143,7 @@ class Batch:
     def find(self, index: int) -> tuple[int, int]:
         """Return the number of a record's chunk, and the index of the record in the chunk.
 
-        Both numbers begin at 0. The other methods use it.
+        Both numbers begin at 0. The other methods use this method.
 
         Args:
             index: the index of the record in the batch.

@@ -19,7 +19,8 @@ Value = TypeVar("Value")
 class Ids(Sequence[str]):
     """The message ids of records, in order.
 
-    An id is `origin-ordinal`. So many ids with one origin need little memory.
+    An id is `origin-ordinal`. Ids with the same origin need little memory: the origin is stored
+    once.
 
     Attributes:
         origins: the beginning of the ids: one for all records, or one per record.
@@ -94,9 +95,9 @@ def child_ordinals(ordinal: int, first: int, count: int) -> Sequence[int]:
 
     Two children never have the same ordinal, even if they have different parents. The reason: the
     ordinal of a child determines n and the ordinal of the parent. If the child's ordinal is even, n
-    is 0, and the parent's ordinal is half of it. If it is odd, halve it, round down, and write the
-    result in digits of 32 bits. Then the highest digit is n, and the other digits are the ordinal
-    of the parent.
+    is 0, and the parent's ordinal is half of it. If the child's ordinal is odd, halve it, round
+    down, and write the result in digits of 32 bits. Then the highest digit is n, and the other
+    digits are the ordinal of the parent.
 
     The messages that a handler publishes for a record get their ids in this way.
 

@@ -155,7 +155,7 @@ class Pack:
 def _distinct_origins(origins: str | Sequence[str]) -> tuple[list[str], list[int]]:
     """Return the different origins, and a list with the index of each record's origin.
 
-    The list is empty if there is one origin.
+    The second list is empty if there is only one origin.
     """
     if isinstance(origins, str):
         return [origins], []
@@ -169,6 +169,7 @@ def _as_list(values: Sequence[Any]) -> Sequence[Any]:
 
 
 def _shared_keys(keys: Sequence[str]) -> Sequence[str]:
+    """Return the routing keys for the body: a single one if all are equal."""
     return list(keys) if len(set(keys)) > 1 else [keys[0]]
 
 

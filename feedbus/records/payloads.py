@@ -251,6 +251,8 @@ def text_of(body: bytes, content_encoding: object = None) -> str:
 def _utf8(body: bytes, content_encoding: object) -> bytes:
     """Return a body's text in UTF-8; with an unknown encoding, return the body unchanged.
 
+    A body that is larger than BODY_LIMIT_BYTES is also returned unchanged: it is refused elsewhere.
+
     Raises:
         InvalidBody: the body is not text in its encoding.
 

@@ -86,4 +86,5 @@ def _milliseconds(name: str, given: object, max_seconds: float = LONGEST_SECONDS
         longest = write_duration(max_seconds)
         msg = f"{name}: expected more than 0 and at most {longest}, got {given!r:.60}"
         raise ValueError(msg)
+    # round() removes the errors of floats: 1.1 * 1000 is 1100.0000000000002.
     return max(1, math.ceil(round(seconds * 1000, 3)))

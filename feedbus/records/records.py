@@ -349,7 +349,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     def batches_of_one(self) -> Iterator[Records[Row]]:
         """Yield each record as a batch of one record.
 
-        feedbus uses it to call a batch handler for each record alone, after an exception.
+        feedbus uses it to call a handler of one record, and to call a batch handler for each record
+        alone, after an exception.
         """
         for number, chunk in enumerate(self._batch.chunks):
             deliveries = self._batch.deliveries[number : number + 1]

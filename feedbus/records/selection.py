@@ -64,7 +64,7 @@ def group(
 
     """
     groups: defaultdict[Any, list[int]] = defaultdict(list)
-    by_chunk = False
+    by_chunk = False  # whether a chunk was added to a group as a whole
     if len(indexes) < len(batch) or batch.has_small_chunks:
         columns = [batch.values(name, indexes) for name in names]
         for key, index in zip(_keys(columns), indexes, strict=True):

@@ -131,8 +131,8 @@ class Channel(Protocol):
             queue: the name; "" for a random one.
             passive: True to check only whether the queue exists.
             durable: whether the queue survives a restart of the broker.
-            exclusive: whether only this connection may use the queue, which ends with the
-                connection.
+            exclusive: whether only this connection may use the queue. The broker deletes such a
+                queue when the connection ends.
             auto_delete: whether the broker deletes the queue with its last consumer.
             nowait: True to send the method without waiting for the answer.
             arguments: the x-arguments, such as x-message-ttl; None for none.

@@ -41,7 +41,7 @@ USER_ID = "feedbus-user-id"  # the property `user_id` that the publisher has set
 BLOCKED = "feedbus-blocked"  # on a message that blocks the key of a dead letter
 NOT_BEFORE = "feedbus-not-before"  # the time from which a record may be handled
 ORDER_KEY = "feedbus-order-key"  # the key of a record, if its key is not its routing key
-PLACE = "feedbus-place"  # the position of a record: records of a key are handled in this order
+PLACE = "feedbus-place"  # the position of a record: a key's records are handled by position
 RELEASE = "feedbus-release"  # the id of the dead letter that no longer blocks its key; "" for all
 REQUEUED = "feedbus-requeued"  # on a dead letter that is requeued through a waiting queue
 # Headers of a delayed message: the digits of its delay, one header for each position, and the

@@ -20,8 +20,8 @@ from feedbus.wire.constants import (
 
 DIGITS = 32  # the hexadecimal digits of an id
 UNIQUE_DIGITS = 16  # the digits of a unique part, which with_unique_part() adds to an id
-# The properties from which the id is computed. A broker, or a change of a queue, may remove the
-# other properties of a message.
+# The properties from which the id is computed. The other properties of a message may be removed: by
+# the broker, or by feedbus when it moves the message to another queue.
 IDENTIFYING = (
     "content_type",
     "content_encoding",

@@ -51,6 +51,7 @@ def kept_properties(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]
     waits in a retry queue, from which the broker dead-letters it, too. RabbitMQ 4 overwrites
     x-death at this second time. So the first x-death is kept in a header of feedbus.
     """
+    # A message id that is not valid is kept in the properties: a sealed message contains it.
     elsewhere = APART | AS_HEADERS.keys() | ({"message_id"} if delivery.identified else set())
     properties = {
         name: value for name, value in delivery.properties.items() if name not in elsewhere

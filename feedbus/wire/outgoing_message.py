@@ -89,7 +89,9 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Moved(Outgoing):
-    """A message that was taken from a queue and is published again unchanged, to another exchange.
+    """A message that was taken from a queue and is published again to another exchange.
+
+    Only its user id is removed, and it is made persistent.
 
     Attributes:
         delivered_message: the message as the broker delivered it.
@@ -123,7 +125,7 @@ class Moved(Outgoing):
         )
 
     def as_amqp_message(self, channel: Channel) -> Any:
-        """Return the message as the broker delivered it, without the user id.
+        """Return the delivered message, from which of() has removed the user id.
 
         The channel is ignored.
         """

@@ -68,7 +68,7 @@ def json_schema(schema: Schema) -> dict[str, Any]:
 
 
 def _identity(schema: Schema) -> Hashable:
-    """Return a value that is equal for schemas of the same definition.
+    """Return a value that is equal for two schemas if they have the same definition.
 
     Schemas of one class can load different fields. Also, the options `only` and `exclude` of a
     schema can restrict the fields of a nested schema. marshmallow copies these options to the field

@@ -233,6 +233,7 @@ def _load_rows(schema: Schema, pack: Pack) -> Loaded:
     ids = pack.ids.select(indexes)
     if len(pack) == 1:
         return Loaded(Chunk(ids, rows.get(0, {}), {}, indexes), errors)
+    # Because of a hook, only some records may have a field. The field is then None in the others.
     names = list({name: None for row in rows.values() for name in row})
     columns = {name: [row.get(name) for row in rows.values()] for name in names}
     return Loaded(Chunk(ids, {}, columns, indexes), errors)

@@ -97,8 +97,9 @@ class MsgspecLoader(RecordLoader):
         """Validate and load the records of a pack.
 
         Records of a TypedDict are loaded by column. Records of another class are loaded by column
-        if the pack has several records and _maker() returns a function for the class. msgspec loads
-        all other records one by one, also the records of a union or of a generic class.
+        if the pack has several records, and if feedbus can create the objects without msgspec (see
+        _maker()). Otherwise msgspec loads the records one by one. It also does so for each union
+        and each generic class.
 
         Args:
             pack: the decoded records.

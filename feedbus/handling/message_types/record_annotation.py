@@ -15,8 +15,9 @@ UNANNOTATED = (inspect.Parameter.empty, Any, object)
 def row_type(function: Callable[..., object], *, batch: bool) -> Any:
     """Return the type of one record, by the annotation of a handler's first parameter.
 
-    For Records[Order], the result is Order. Without an annotation, the result is dict or
-    inspect.Parameter.empty. Records of dict or of inspect.Parameter.empty are not validated.
+    For Records[Order], the result is Order. Without an annotation, the result is dict for a batch
+    handler, and inspect.Parameter.empty for a handler of one record. Both mean that the records are
+    dicts, which are not validated.
 
     Args:
         function: a handler.

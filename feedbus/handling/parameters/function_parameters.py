@@ -28,7 +28,7 @@ from feedbus.handling.parameters.offered_values import (
 )
 from feedbus.handling.parameters.resource_functions import Resource
 
-MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # *args and **kwargs
 
 # A function that returns the argument of one parameter. It is called with a Given, or, when a
 # resource is opened, with an Opening.
@@ -70,7 +70,9 @@ class Parameters:
         """
         try:
             parameters = list(inspect.signature(function).parameters.values())
-        except (TypeError, ValueError):  # Python may not know the parameters of a function in C
+        except (TypeError, ValueError):
+            # Python may not know the parameters of a function in C. Then the function is called
+            # with its first argument and the bus.
             return cls((BUS,) if BUS in offer.names else ())
         if first:
             if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:

@@ -85,7 +85,8 @@ class Offer:
     """The values that functions of one kind, such as handlers, can request besides resources.
 
     Attributes:
-        names: the names of the values, such as "bus". The session is not among them.
+        names: the names of the values, such as "bus". The session is not among them, because it is
+            requested by its type.
         session_type: the type of the store's session; None if there is no store.
         refused: values that functions of this kind cannot request. Maps the name of each value to
             the text of an error, which says what to write instead.
