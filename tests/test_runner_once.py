@@ -266,6 +266,44 @@ def test_a_retry_without_an_id_that_is_sent_twice_has_one_effect(
     assert not outages
 
 
+@pytest.mark.parametrize("ordered", [False, True], ids=["without order", "in order"])
+@pytest.mark.parametrize("batch", [False, True], ids=["single", "batch"])
+def test_a_message_without_an_id_has_one_effect_although_its_messages_are_refused(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch, ordered: bool, batch: bool
+) -> None:
+    options: dict[str, Any] = {"order_by": "n"} if ordered else {}
+    if batch:
+        options["batch"] = BATCH
+    system = make(
+        queue(once=True, **options),
+        queue("next", exchange="other", routing_keys=("n",)),
+    )
+    numbers = [1, 1, 2, 1]
+    put_without_id(system, numbers)
+    send, refused = Sender.send, []
+
+    def refuse_first(sender: Sender, messages: Any) -> list[Refusal]:
+        own = [each for each in messages if each.routing_key == "n"] if len(refused) < 3 else []
+        refused.extend(own)
+        refusals = [Refusal(each, "nacked", "full") for each in own]
+        return refusals + send(sender, [each for each in messages if each not in own])
+
+    def publish_each(records: Records, _bus: Bus) -> None:
+        for single in records.singles():
+            system.note(single[0])
+            single.publish("other", key="n")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Sender, "send", refuse_first)
+        system.run(publish_each if batch else publishing(system), batch=batch, idle_seconds=2.0)
+    assert len(refused) >= 3
+    assert sorted(system.seen) == sorted(numbers)
+    with system.bus() as bus:
+        publish_pending(bound(), bus, system.topology.name, older_than_seconds=0.0)
+    assert system.ready() == {"work": 0, "next": len(numbers)}
+    assert system.dead() == []
+
+
 def test_a_message_without_an_id_that_ends_its_process_is_given_up_and_the_next_one_handled(
     make: Callable[..., System],
 ) -> None:

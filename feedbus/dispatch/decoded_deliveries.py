@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from feedbus.dispatch.failure_policy import Decision
 from feedbus.dispatch.wrapped_handlers import WrappedHandler
@@ -27,6 +27,8 @@ class DecodedDelivery:
         pack: the records; empty if the delivery was not decoded.
         decisions: the decisions on records that have failed, are invalid or must wait, or on the
             whole delivery.
+        is_in_inbox: whether the id of the delivery is in the inbox of the store now. It is set only
+            for a message without an id of its publisher.
 
     """
 
@@ -34,6 +36,7 @@ class DecodedDelivery:
     delivery: Delivery
     pack: Pack
     decisions: list[Decision] = field(default_factory=list)
+    is_in_inbox: bool = False
 
     @property
     def has_own_ids(self) -> bool:
@@ -43,6 +46,18 @@ class DecodedDelivery:
         pack always contains the ids of its records.
         """
         return self.delivery.identified or self.delivery.content_type == PACK
+
+    def delivery_to_send(self) -> Delivery:
+        """Return the delivery from which a retry or dead letter is made.
+
+        If the id of a message without an id is in the inbox, the effect of the handler was
+        committed, but the broker has refused a message of a handler. The retry must be skipped. So
+        the result has the derived id as if the publisher had given it: the consumer of the retry
+        does not take it for a new message with the same content.
+        """
+        if self.is_in_inbox:
+            return replace(self.delivery, identified=True, retry_id="")
+        return self.delivery
 
     def routing_key(self, row: int) -> str:
         """Return the routing key with which one record of the delivery was published.

@@ -345,7 +345,7 @@ class Decoder:
                 EarlierRecordWaits if the record must wait.
 
         """
-        delivery, pack = decoded.delivery, decoded.pack
+        delivery, pack = decoded.delivery_to_send(), decoded.pack
         if isinstance(error, EarlierRecordWaits):
             decision = self._failure_policy.defer(delivery, pack, row)
         else:

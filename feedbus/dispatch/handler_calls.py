@@ -8,6 +8,7 @@ from typing import Any
 
 from feedbus.bus.collecting_bus import MAX_AT_ONCE, BatchBus, Collect, CollectingBus
 from feedbus.bus.sender import Sender
+from feedbus.dispatch.decoded_deliveries import DecodedDelivery
 from feedbus.dispatch.lost_store_connections import LostStoreConnections
 from feedbus.dispatch.publications import STREAM_RECORDS, Publications
 from feedbus.dispatch.waiting_record_exceptions import EarlierRecordWaits, FailedRecordsOvertaken
@@ -179,11 +180,13 @@ class HandlerCalls:
                 self.query_outbox_again()
             if len(new_records):
                 self._call_handler(wrapped, new_records, publications, session)
-            if queue.once and (failed_ids := _failed_ids(new_records)):
+            failed_ids = _failed_ids(new_records) if queue.once else []
+            if failed_ids:
                 # These records can be handled again: at their retry, or as requeued dead letters.
                 store.inbox.remove(queue.name, failed_ids)
         if new_records is not records:  # the caller reads the verdicts in `records`
             self.after_once(records, new_records)
+            _mark_in_inbox(records, failed_ids)
             ids = records.ids
             for index, verdict in new_records.verdicts.items():
                 records.verdicts[ids.index(new_records.ids[index])] = verdict
@@ -253,6 +256,19 @@ class HandlerCalls:
             return CollectingBus(records, collect, self._sender.encoder.shard_count)
         at_once = STREAM_RECORDS if self._consumer.queue.stream else MAX_AT_ONCE
         return BatchBus(records, collect, self._sender.encoder.shard_count, at_once)
+
+
+def _mark_in_inbox(records: Records, failed_ids: Sequence[str]) -> None:
+    """Mark the deliveries of a committed call whose derived ids are in the inbox.
+
+    Args:
+        records: the records of the call.
+        failed_ids: the ids that were removed from the inbox.
+
+    """
+    for decoded in records.batch.deliveries:
+        if isinstance(decoded, DecodedDelivery) and not decoded.has_own_ids:
+            decoded.is_in_inbox = decoded.delivery.message_id not in failed_ids
 
 
 def _failed_ids(records: Records) -> list[str]:

@@ -301,11 +301,11 @@ class Scenario:
     def without_id(self, record: Record) -> bool:
         """Whether a record that is published alone gets no message id from its publisher.
 
-        On a queue with `once`, the effect of such a record can happen twice: see the page about
-        messages. So no record is published so to these queues.
+        On a queue with `once`, the effect of such a record can happen twice if its handler fails:
+        see the page about messages. So no record is published so to a queue whose handlers fail.
         """
         numbered = self.unidentified > 0 and record.n % self.unidentified == 0
-        return numbered and self.kind != "once"
+        return numbered and (self.kind != "once" or not (self.failing or self.rejecting))
 
     @property
     def exchange(self) -> str:
