@@ -82,7 +82,7 @@ def refusal(topology: Topology) -> str:
 
 
 def queue_written_seconds(topology: Topology) -> float:
-    """Return how long a queue may be missing on the broker's disk after it was declared.
+    """Return how long a queue can be missing on the broker's disk after it was declared.
 
     0 for every broker except RabbitMQ. If RabbitMQ is killed in this time, confirmed messages of
     the queue can be lost.
@@ -96,7 +96,7 @@ def has_many_hosts(topology: Topology) -> bool:
 
 
 def in_flight_seconds(topology: Topology) -> float:
-    """Return how long a message that the broker has routed may take to arrive in its queue.
+    """Return how long a message that the broker has routed can take to arrive in its queue.
 
     0 for every broker except RabbitMQ.
     """

@@ -123,7 +123,7 @@ class Broker(Protocol):
 
     @property
     def in_flight_seconds(self) -> float:
-        """How long a message that the broker has routed may take to arrive in its queue."""
+        """How long a message that the broker has routed can take to arrive in its queue."""
 
     @property
     def has_many_hosts(self) -> bool:
@@ -131,7 +131,7 @@ class Broker(Protocol):
 
     @property
     def queue_written_seconds(self) -> float:
-        """How long a queue may be missing on the broker's disk after it was declared.
+        """How long a queue can be missing on the broker's disk after it was declared.
 
         If the broker is killed before the queue is on the disk, messages of that queue can be lost,
         even confirmed ones.

@@ -30,7 +30,7 @@ class Collect(Protocol):
 
     The buses of handlers call it with the name of the exchange, the records, and their common
     options; None if there are none. The records are sent after the commit of the handler's
-    transaction.
+    transaction. On a queue with `stream = true`, they are sent while the handler runs.
     """
 
     def __call__(self, exchange: str, pack: Pack, envelope: Envelope | None = None, /) -> None:

@@ -16,9 +16,10 @@ class Bus(ABC):
     """The interface of a bus, which publishes records.
 
     A handler gets a bus by a parameter with the annotation Bus. This bus sends messages after the
-    commit. A batch handler does not use a bus: it calls the method publish() of its Records object.
-    A program gets a bus from feedbus.connect(). That bus sends messages at once, except in a `with`
-    block of its method transaction().
+    commit, or while the handler runs if the queue sets `stream = true`. A batch handler does not
+    use a bus: it calls the method publish() of its Records object. A program gets a bus from
+    feedbus.connect(). That bus sends messages at once, except in a `with` block of its method
+    transaction().
     """
 
     __feedbus_parameter__ = "bus"  # a parameter of a handler with this annotation gets a Bus

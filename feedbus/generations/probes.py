@@ -70,7 +70,7 @@ class Probes:
             channel: any channel of the connection that reads the queue.
             queue: the name of the queue on the broker.
             pause_seconds: the pause before the second probe, from broker.in_flight_seconds(): how
-                long a message that the broker has routed may take to arrive in its queue.
+                long a message that the broker has routed can take to arrive in its queue.
             fence_needed: whether a fence has to be put into the queue, because the queue may have
                 none.
 

@@ -93,7 +93,7 @@ class InlineConsumer:
         self._channel.basic_consume(queue, consumer_tag=consumer.name, callback=self._on_message)
 
     def _subscribe_waiting(self) -> None:
-        """Read the waiting queue, in which failed records wait, if the queue has one."""
+        """Subscribe to the waiting queue, if the consumer has one."""
         if self._waiting is not None:
             self._waiting.open(self._connection, self._queue, self._consumer.name, lambda _: None)
 
@@ -142,6 +142,8 @@ class InlineConsumer:
 
         """
         size = self._consumer.queue.batch.size
+        # The functions return False: no message is suspected of having ended an earlier process,
+        # because the messages are lost when this process ends.
         batch = self._waiting.take(size, lambda _: False) if self._waiting is not None else []
         from_waiting_queue = bool(batch)
         batch = batch or self._buffer.take(size, math.inf, lambda _: False)

@@ -187,9 +187,9 @@ class LeftoverRows:
     def _is_too_young(self, row: OutboxRow) -> bool:
         """Whether a row is so young that another process may still be sending it.
 
-        Rows above `_last_foreign_row` are leftover rows of this process, which does not send them
-        any more. If the clock was set back after a row was added, the age of the row can be below
-        0. Such a row does not count as young, because the wait for its age could be long.
+        Leftover rows above `_last_foreign_row` are usually rows of this process, which does not
+        send them any more. If the clock was set back after a row was added, the age of the row can
+        be below 0. Such a row does not count as young, because the wait for its age could be long.
         """
         age = (now(self.clock) - row.created_at) / 1_000_000
         return row.id <= self._last_foreign_row and 0 <= age < MIN_AGE_SECONDS

@@ -110,8 +110,9 @@ def publish_in_waves(
     Args:
         bus: publishes the messages.
         rows: the rows, in the order of their ids.
-        refused_keys: pairs (exchange, routing key). Rows with these are not published, because
-            an earlier row stays in the outbox. The function adds the pairs of newly refused rows.
+        refused_keys: pairs (exchange, routing key). Rows with one of these pairs are not published,
+            because an earlier row stays in the outbox. The function adds the pairs of the rows that
+            the broker refuses now.
 
     Raises:
         Outage: the broker is unavailable; the ids of the accepted rows were yielded before.
@@ -156,8 +157,9 @@ def publish_and_remove(
         store: the store with the outbox.
         bus: publishes the messages.
         rows: the rows, in the order of their ids.
-        refused_keys: pairs (exchange, routing key). Rows with these are not published, because
-            an earlier row stays in the outbox. The function adds the pairs of newly refused rows.
+        refused_keys: pairs (exchange, routing key). Rows with one of these pairs are not published,
+            because an earlier row stays in the outbox. The function adds the pairs of the rows that
+            the broker refuses now.
 
     Raises:
         Outage: the broker or the store is unavailable. Rows that were confirmed before are removed,
@@ -258,8 +260,8 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
     """
     published, after = 0, 0
     # The keys with an earlier row that stays in the outbox: the broker refused the row, or
-    # _skipped_keys() has found it. The later rows of these keys are not published, also those of
-    # later pages.
+    # _skipped_keys() has found that the row is not in its page. The later rows of these keys are
+    # not published, also those of later pages.
     refused_keys: set[Key] = set()
     while True:
         failure: Outage | None = None

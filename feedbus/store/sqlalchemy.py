@@ -32,7 +32,7 @@ SERVER_SESSION = "feedbus_server_session"
 class StatementResult:
     """The result of a statement on feedbus's own tables.
 
-    All rows are read within the transaction, so the result can be used after its end.
+    All rows are read within the transaction, so the result can be used after the transaction.
 
     Attributes:
         rowcount: the number of rows that the statement has changed.

@@ -31,7 +31,7 @@ HEARTBEAT_SECONDS = 12.0
 TCP_USER_TIMEOUT_MILLISECONDS = 30_000
 # The number of the socket option on Linux. Other systems do not have this option.
 TCP_USER_TIMEOUT = 18
-# How long a message that RabbitMQ has routed may take to arrive in its queue. feedbus waits for
+# How long a message that RabbitMQ has routed can take to arrive in its queue. feedbus waits for
 # this time after it has unbound a queue. It also waits between two probes, which are messages by
 # which a consumer proves that a queue is empty. A message that was routed before the wait has then
 # arrived.
@@ -55,9 +55,9 @@ class RabbitMQ:
         management_url: the configured URL of the management API; None for the default port on each
             node.
         has_many_hosts: is True, because consumers of several hosts can use the broker.
-        in_flight_seconds: how long a message that RabbitMQ has routed may take to arrive in its
+        in_flight_seconds: how long a message that RabbitMQ has routed can take to arrive in its
             queue.
-        queue_written_seconds: how long a queue may be missing on RabbitMQ's disk after it was
+        queue_written_seconds: how long a queue can be missing on RabbitMQ's disk after it was
             declared.
         clock: the clock by which all users of the broker wait and measure times.
     """

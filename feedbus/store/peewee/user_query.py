@@ -48,6 +48,7 @@ def reading(url: StoreUrl | str, query: str) -> Iterator[QueryResult]:
     except Exception as error:
         if not (isinstance(error, peewee.PeeweeException) or _of_driver(error)):
             raise
+        # For other statements, a refused write is an outage: the file or the server is read-only.
         if is_outage(error) and not _would_write(error):
             raise StoreOutage(describe(error, database.where)) from error
         msg = f"query: {database.where} refuses it: {one_line(error)}"
