@@ -269,7 +269,7 @@ class Encoder:
 
     def _encode_packs(self, exchange: Exchange, pack: Pack, target: str) -> Iterator[Outgoing]:
         body = _encode_body(pack)
-        # A consumer refuses a pack whose records would be too large as plain messages.
+        # A consumer refuses a pack whose records together would be too large as plain messages.
         too_large = len(body) > BODY_LIMIT_BYTES or expands_too_far(len(body), pack)
         if too_large and len(pack) > 1:
             middle, end = len(pack) // 2, len(pack)
