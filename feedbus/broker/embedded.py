@@ -23,7 +23,7 @@ from feedbus.wire import amqp_protocols
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedBroker:
-    """The embedded broker of one SQLite file, as feedbus uses a kind of broker.
+    """Implements the interface Broker for the embedded broker of one SQLite file.
 
     Attributes:
         url: the URL of the broker in the topology.

@@ -22,7 +22,7 @@ from feedbus.wire import amqp_protocols
 
 @dataclass(frozen=True, slots=True)
 class InMemoryBroker:
-    """A broker in this process's memory, as feedbus uses a kind of broker; tests use it.
+    """Implements the interface Broker for a broker in this process's memory; tests use it.
 
     Attributes:
         url: the URL of the broker in the topology.

@@ -77,9 +77,9 @@ class Survey:
         exchanges: the exchanges.
         queues: the queues.
         bindings: the bindings.
-        unacknowledged_age_seconds: RabbitMQ reports the numbers of unacknowledged messages late if
-            a queue has consumers. This is the largest age of these numbers. It is 0 if they are as
-            new as the other numbers.
+        unacknowledged_age_seconds: the largest age of the numbers of unacknowledged messages, which
+            RabbitMQ reports late if a queue has consumers. 0 if these numbers are as new as the
+            other numbers.
     """
 
     exchanges: Sequence[SeenExchange]

@@ -26,9 +26,9 @@ class Inventory:
             except those of the default exchange and those in `timer_bindings`.
         timer_bindings: the bindings whose source is an exchange of the timer. The timer is the
             exchanges and queues in which delayed messages wait.
-        unacknowledged_age_seconds: RabbitMQ reports the numbers of unacknowledged messages late if
-            a queue has consumers. This is the largest age of these numbers. It is 0 if they are as
-            new as the other numbers.
+        unacknowledged_age_seconds: the largest age of the numbers of unacknowledged messages, which
+            RabbitMQ reports late if a queue has consumers. 0 if these numbers are as new as the
+            other numbers.
 
     """
 

@@ -85,7 +85,7 @@ def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
         )
         msg = f"broker {url}: {str(error.reply_text).rstrip('.')}; {what}"
         if "in exclusive use" in str(error.reply_text):
-            # Another consumer uses the queue exclusively. It may end, so waiting can help.
+            # Another consumer uses the queue exclusively. This consumer may end, so waiting helps.
             raise BrokerOutage(msg) from error
         raise WrongBrokerSettings(msg) from error
     except NotAllowed as error:

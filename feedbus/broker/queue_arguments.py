@@ -66,7 +66,7 @@ def needs_quorum(topology: Topology, exchange: str) -> bool:
 
 
 def auxiliary_arguments(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, Any]:
-    """Return the arguments of an auxiliary queue, with those that its queue type needs.
+    """Return the arguments of an auxiliary queue, and the arguments that its queue type needs.
 
     Args:
         arguments: the arguments that do not depend on the queue type.

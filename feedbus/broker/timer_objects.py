@@ -29,8 +29,8 @@ events = EventLog(__name__)
 class Timer:
     """Declares the exchanges, queues and bindings that delayed messages need.
 
-    Each part that publishes delayed messages, such as a bus, has one Timer object. It declares each
-    of the objects on the broker only once for each connection.
+    Each part that publishes delayed messages, such as a bus, has one Timer object. The Timer object
+    declares each exchange, queue and binding only once for each connection.
 
     Args:
         topology: the topology.

@@ -231,9 +231,9 @@ class BatchBus(Bus):
                 self._flush(exchange)
 
     def flush(self) -> None:
-        """Pass all parts that are still waiting to `collect`, and refuse calls from now on.
+        """Pass to `collect` the parts that are not packed yet, and refuse calls from now on.
 
-        `collect` is the function that sends them after the commit. feedbus calls this method after
+        `collect` is the function that receives the records to send. feedbus calls this method after
         each call of the handler. Later calls of publishing methods raise UsageError.
         """
         for exchange in self._parts_by_exchange:

@@ -58,7 +58,7 @@ class CommittedMessages:
         self._retry_at = -math.inf  # the end of RETRY_SECONDS after the last outage
 
     def register(self, transaction: Transaction) -> None:
-        """Register a transaction, so that no other thread sends later rows of its keys first.
+        """Register a transaction, so that no other thread sends later rows of the same keys first.
 
         If another thread calls send() for such rows, that thread waits until send() or withdraw()
         has returned for this transaction. Call register() before the commit.

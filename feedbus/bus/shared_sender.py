@@ -150,9 +150,9 @@ class SharedSender:
                 if refused and not refused.isdisjoint(request.keys):
                     _hold_back(request, refused)
                     continue
-                # This request was sent alone, so all refusals belong to it. They are not compared
-                # with `messages`: if the sender has sent a pack again as plain messages, a refused
-                # plain message is not in `messages`.
+                # This request was sent alone, so all refused messages belong to it. The refused
+                # messages are not compared with `messages`: if the sender has sent a pack again as
+                # plain messages, a refused plain message is not in `messages`.
                 request.outcome = answer = self._send_with_retries(messages, timeout_seconds)
                 failure = answer if isinstance(answer, BrokerOutage) else None
                 if refused is not None:

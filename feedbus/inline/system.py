@@ -33,7 +33,7 @@ MOST_DELIVERIES = 100_000  # the default limit of handle_ready()
 
 
 class NeverDone(FeedbusError):  # noqa: N818 -- clear without "Error"
-    """handle_ready(), run() or advance() was stopped after many deliveries: it may never end.
+    """handle_ready(), run() or advance() gave up after many deliveries: they may never end.
 
     For example, handlers publish to each other without end, or a record fails again and again.
     """
@@ -98,7 +98,8 @@ class InlineSystem:
                 memory.MemoryBroker(name, clock=self.clock, seed=0, prepared=project.declared)
             )
             ends.callback(memory.remove, name)
-            # The number of feedbus's own messages, with the states of rings. They always stay.
+            # The number of feedbus's own messages, which contain the states of rings. feedbus's own
+            # messages always stay on the broker.
             self._own_messages = self._broker.message_count()
             sender = make_sender(self.topology)
             ends.callback(sender.close)

@@ -1,8 +1,9 @@
 """Leftover rows of the outbox: committed rows whose messages were not sent.
 
-They must be sent before later rows of the same keys, because messages of a key stay in order. The
-relay, a thread of the operations process, also sends leftover rows. A process that sends leftover
-rows holds the lock of the relay, so that no other process sends the same rows at the same time.
+Leftover rows must be sent before later rows of the same keys, because messages of a key stay in
+order. The relay, a thread of the operations process, also sends leftover rows. A process that sends
+leftover rows holds the lock of the relay, so that no other process sends the same rows at the same
+time.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class LeftoverRows:
 
     @contextmanager
     def hold_earlier(self, first_row: int, last_row: int) -> Iterator[Sequence[OutboxRow] | None]:
-        """Yield the leftover rows that have the same keys as the new rows; they must be sent first.
+        """Yield the leftover rows with the keys of the new rows; the caller sends them first.
 
         If there are leftover rows, the block holds the lock of the relay, so that no relay sends
         them at the same time. If a row of another process is younger than 1 s, that process may

@@ -87,7 +87,8 @@ class Relay:
         options = topology.store
         self._keep_seconds = options.keep_handled_seconds if options else KEEP_HANDLED_SECONDS
         self._is_set_up = False
-        # Whether the last attempt of publish() failed. Then new rows are left to the thread.
+        # Whether the last attempt of publish() failed. If so, publish() leaves new rows to the
+        # thread.
         self._is_unavailable = False
         self._published_ids: list[int] = []  # the ids of published rows that are not removed yet
         self._leftover_rows = LeftoverRows(store, topology.name, clock)

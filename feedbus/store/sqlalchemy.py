@@ -198,7 +198,7 @@ class SqlAlchemyStore(SqlStore):
         outage is not raised, because it would replace the error of the block.
 
         After an outage of a SQLite file, the connection is closed, so that the next transaction
-        opens the file again. This is necessary, for example, after the file was read-only: a
+        opens the file again. For example, this is necessary after the file was read-only: a
         connection that was opened during this time can never write.
         """
         try:

@@ -48,7 +48,7 @@ STATISTICS_AGE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class RabbitMQ:
-    """A RabbitMQ node or cluster with its management API, as feedbus uses a kind of broker.
+    """Implements the interface Broker for a RabbitMQ node or cluster with its management API.
 
     Attributes:
         url: the URL of the broker in the topology, with one or more nodes.
