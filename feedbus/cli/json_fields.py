@@ -22,7 +22,8 @@ Meaning = str | type[Any]
 
 STATE: Mapping[str, Meaning] = {
     "state": '"running"; "starting": not all processes are ready; "holding": a process waits during'
-    ' an outage; "restarting": a process has ended by itself and is started again after a wait; '
+    " an outage, or handles only waiting records because `waiting_limit` is reached; "
+    '"restarting": a process has ended by itself and is started again after a wait; '
     '"stopping"; "stopped": stopped by an operator, or nothing runs; "gave up": it has failed too '
     'often and is not restarted; "leaving": the topology no longer has it, and it empties its '
     'queue; "not applied": it is in the topology, but the running supervisor does not have it yet',
@@ -30,7 +31,7 @@ STATE: Mapping[str, Meaning] = {
     "processes[].slot": "the number of the process among the processes of the consumer, from 1",
     "processes[].ready": "whether the process is ready",
     "processes[].uptime_seconds": "how long the process has been running",
-    "processes[].holding": 'why the process holds: it waits during an outage; "" if it does not',
+    "processes[].holding": 'why the process holds, such as an outage; "" if it does not',
     "processes[].stopping_seconds": "the time since it was asked to stop; null if it was not",
     "processes[].killed_in_seconds": "the time until it is killed; null if it is not stopping",
     "wanted_processes": "how many processes the supervisor runs",

@@ -204,7 +204,8 @@ class Detached:
             failures: lines about the watchers that are not ready. A watcher is the supervisor's
                 object for the processes of one consumer or of one [processes.NAME] table, or for
                 the operations process.
-            holds: lines about the watchers whose processes hold: they wait during an outage.
+            holds: lines about the watchers whose processes hold: they wait, for example during an
+                outage.
 
         """
         with contextlib.suppress(OSError):  # the command that waits for the report may have ended

@@ -2,11 +2,12 @@
 
 There are two kinds:
 
-- A lock on an open file (flock) ends when every copy of its descriptor is closed, also the copies
-  of forked children. try_lock(), lock(), unlock() and locked() use this kind.
+- A lock on an open file (flock) ends at unlock(), or when every copy of its descriptor is closed,
+  also the copies of forked children. try_lock(), lock(), unlock() and locked() use this kind.
 - A record lock (lockf) belongs to one process: its children do not hold the lock, and the kernel
   knows the id of the holder. The lock ends when the process closes any descriptor of the file.
-  take_lock(), lock_holder() and last_holder() use this kind.
+  take_lock() and lock_holder() use this kind. last_holder() only reads the id that take_lock() has
+  written to the file.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from feedbus.process.private_files import open_private
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.05  # between two attempts to take a lock
 FLOCK = struct.Struct("hhqqi4x")  # fcntl(2): type, whence, start, length, process id
 
 
@@ -143,7 +144,7 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
 
 
 def lock_holder(path: Path) -> int | None:
-    """Return the id of the process that holds the lock of a file, which it got by take_lock().
+    """Return the id of the process that has locked a file with take_lock().
 
     The holder itself must not call this function: the close of the file would release its lock.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def imported_files() -> dict[str, int]:
-    """Return the project's files that this process has imported, with their last changes.
+    """Return the project's files that this process has imported, and when each was last changed.
 
     The files of Python itself and of installed packages are left out: only the project's own files
     are edited while the project runs.

@@ -1,4 +1,7 @@
-"""Open or make files and folders that only this user can write to; refuse links made by others."""
+"""Open or make files and folders that only this user can write to.
+
+A file must not be a link. A folder can be a symbolic link that this user or root has made.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +125,8 @@ def make_database_file(path: Path) -> None:
             _refuse(beside, found)
         _refuse_other_owner(beside, found)
     # This thread opens and closes a new file. Another thread of this process must not connect to
-    # the database between the two: the close would release the locks of the connection.
+    # the database between the two: the close would release the locks of the connection. Every
+    # thread calls this function before it connects, so it waits here.
     with _making:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW

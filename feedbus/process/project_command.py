@@ -1,5 +1,8 @@
 """Run a command of the project (`[processes]`) in a slot, in place of this process.
 
+A slot is the number of a process among the processes of its `[processes.NAME]` table. The process
+holds the lock of its slot, so that no second process runs in the slot.
+
 The supervisor starts `python -m feedbus.process.project_command --run FOLDER --name NAME --slot N
 [--memory-limit BYTES] -- COMMAND …`. FOLDER is the result of slots.run_folder().
 """
@@ -39,7 +42,7 @@ def become(arguments: Sequence[str]) -> None:
     parser.add_argument("command", nargs="+")
     asked = parser.parse_args(arguments)
     follow_parent()
-    default_signals()
+    default_signals()  # follow_parent() ignores SIGPIPE, as Python programs do
     # The slot's lock is a record lock. The command, which replaces this process, keeps the lock as
     # long as the descriptor is open. So exec must not close the descriptor.
     os.set_inheritable(take_slot(asked.run, asked.name, asked.slot, PATIENCE_SECONDS), True)

@@ -1,8 +1,9 @@
 """The files in which a process records its status, for example that it is ready or holds.
 
 Each slot has such files. A slot is the number of a process among the processes of its consumer.
-A process holds if it waits during an outage of the broker or the store. The first line of each
-file is the id of the process that wrote the file. If that process has ended, its file is ignored.
+A process *holds* if it waits during an outage, or if it handles only waiting records, because the
+limit `waiting_limit` of its queue is reached. The first line of each file is the id of the process
+that wrote the file. If that process has ended, its file is ignored.
 """
 
 from __future__ import annotations
@@ -33,8 +34,6 @@ def mark_ready() -> None:
 def mark_holding(reason: str) -> None:
     """Write to the status file of this process why it holds; without a slot, do nothing.
 
-    A process holds while it waits during an outage.
-
     Args:
         reason: the reason; "" if the process continues.
 
@@ -60,7 +59,7 @@ def write_status(kind: str, line: str) -> None:
 
 
 def hold_reason(run_folder: Path, name: str, slot: int, pid: int) -> str:
-    """Return why a process holds (waits during an outage), or "" if it does not hold.
+    """Return why a process holds, or "" if it does not hold.
 
     Args:
         run_folder: the folder with the files of the slots, which slots.run_folder() returns.
@@ -74,7 +73,7 @@ def hold_reason(run_folder: Path, name: str, slot: int, pid: int) -> str:
 
 
 def hold_reasons(run_folder: Path) -> dict[str, list[str]]:
-    """Return why processes hold (wait during an outage), by the name of their consumer.
+    """Return why processes hold, by the name of their consumer.
 
     Consumers without such a process are left out.
 

@@ -30,7 +30,7 @@ REFUSED_SECONDS = 5.0  # the wait after the broker has refused the message of a 
 # How long a stop waits for the thread. It is shorter than the time after which the supervisor kills
 # the process.
 JOIN_SECONDS = 3.0
-# How far the last fired moment may be in the future, because the clocks of hosts differ.
+# The clocks of hosts differ. If the last fired moment is further in the future, an error is logged.
 AHEAD = timedelta(minutes=1)
 
 
@@ -70,7 +70,8 @@ class Scheduler:
         self._next: dict[str, datetime] = {}  # the time of each schedule's next check
         self._checked_at = datetime.min.replace(tzinfo=UTC)  # the time of the last fire_due()
         self._is_set_up = False  # whether the topology's objects exist on the broker
-        self._logged: dict[str, str] = {}  # the last logged error of each schedule
+        # The last logged error of each schedule; that of all schedules together has the key "".
+        self._logged: dict[str, str] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="schedules", daemon=True)
         for name in topology.schedules:
@@ -171,6 +172,8 @@ class Scheduler:
             fired.give_back()
             self._next[schedule.name] = now + timedelta(seconds=REFUSED_SECONDS)
             return
+        # All moments from `first` to before `moment` are missed. If `moment` is None, the moments
+        # from `first` until now are missed.
         first = cron.next_after(last)
         if first < (moment or now):
             fired_for = write_moment(moment) if moment else "none"

@@ -1,4 +1,4 @@
-"""The supervisor, which starts and restarts the processes of a topology, by circus."""
+"""The supervisor, which starts and restarts the processes of a topology, with circus."""
 
 from feedbus.supervisor.watcher_options import endpoint, log_path, watchers
 

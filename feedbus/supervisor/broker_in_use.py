@@ -26,7 +26,7 @@ LOCAL = {"127.0.0.1", "::1"}  # other names of localhost
 
 
 def other_broker(topology: Topology, *, changes_broker: bool = False) -> str:
-    """Return what to do if the supervisor of this folder uses another broker than the topology.
+    """Return what to do if the supervisor of the topology's folder `var` uses another broker.
 
     Args:
         topology: the topology, with the values of this process's environment variables.
@@ -68,7 +68,8 @@ def require_same_broker(topology: Topology, *, changes_broker: bool = False) -> 
 
     Args:
         topology: the topology, with the values of this process's environment variables.
-        changes_broker: as in other_broker().
+        changes_broker: True for `feedbus plan` and `feedbus apply`, which an operator also uses to
+            change the broker of the supervisor.
 
     Raises:
         UsageError: the brokers differ; the text names both and says what to do.

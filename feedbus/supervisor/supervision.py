@@ -65,8 +65,8 @@ class Supervision:
             on_started: called once, when each watcher is ready or has given up, but at the latest
                 after REPORT_AFTER_SECONDS. The first argument is a list of lines, one for each
                 watcher that is not ready. The second argument is a list of lines about processes
-                that wait during an outage, with the reasons. The third argument is the number of
-                seconds since the start.
+                that hold (they wait, for example during an outage), with the reasons. The third
+                argument is the number of seconds since the start.
             fork_server: starts the first processes. With None, a new Python is started for each
                 process.
             copies: copies the lines of every log to stdout; with None, only log files are written.

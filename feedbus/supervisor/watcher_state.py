@@ -23,7 +23,8 @@ def state(watcher: ProcessWatcher) -> dict[str, Any]:
     - "stopped": an operator has stopped it, or `feedbus apply` has paused it.
     - "restarting": a process has ended by itself, and is started again after a wait.
     - "starting": not all processes are ready.
-    - "holding": a process holds: it waits during an outage.
+    - "holding": a process holds: it waits during an outage, or it handles only waiting records,
+      because the limit `waiting_limit` of its queue is reached.
     - "running".
 
     The key "processes" has a list with the state of each process. The other keys are the wanted
@@ -69,7 +70,8 @@ def _activity(watcher: ProcessWatcher) -> str:
 def hold_reasons(watcher: ProcessWatcher) -> list[str]:
     """Return a line for each different reason for which processes of a watcher hold.
 
-    A consumer holds while it waits during an outage of the broker, the store or another service.
+    A consumer holds during an outage of the broker, the store or another service, and while
+    `waiting_limit` is reached.
     """
     processes = watcher.processes.values()
     reasons = dict.fromkeys(_hold_reason(watcher, process) for process in processes)
