@@ -57,7 +57,7 @@ class DeadLetterDelivery:
     def message(self, row: int) -> Message:
         """Return the properties of the dead letter, as the dead handler gets them.
 
-        It is called if a parameter of the dead handler requests the Message.
+        feedbus calls this if a parameter of the dead handler requests the Message.
 
         Args:
             row: an index that has no effect, because there is only one record.

@@ -303,7 +303,7 @@ class Decoder:
     def with_decision(self, delivery: Delivery, decision: Decision) -> DecodedDelivery:
         """Return a decoded delivery without records, with one decision on the whole delivery.
 
-        It is used for a delivery that cannot be decoded, or that must not be handled any more.
+        The method is used for a delivery that cannot be decoded, or must not be handled any more.
 
         Args:
             delivery: the delivery.

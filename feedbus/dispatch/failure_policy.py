@@ -133,7 +133,8 @@ class FailurePolicy:
     def dead_letter(self, delivery: Delivery, reason: str) -> Decision:
         """Return the decision to dead-letter a whole delivery without decoding it.
 
-        It is used for an expired message, and for one that ended its process too often.
+        feedbus uses this for an expired message, and for a message that ended its process too
+        often.
 
         Args:
             delivery: the delivery of the message, which becomes the dead letter unchanged. If its

@@ -37,7 +37,7 @@ class LostStoreConnections:
         example at a restart of the server. So the call is repeated. If the repeated call loses the
         connection, too, although the store answers, the handler is the cause.
 
-        It is called after each call that ended with an outage of the store.
+        HandlerCalls uses this after each call that ended with an outage of the store.
 
         Args:
             records: the records of the call.

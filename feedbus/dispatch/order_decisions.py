@@ -106,6 +106,8 @@ class OrderDecisions:
         """
         record = self._taken_records.record_of(decoded.delivery)
         if record is not None:
+            # A waiting record is taken when no earlier record of its key waits, or together with
+            # the earlier ones. So only those that were taken with it can have failed.
             return self._taken_records.is_blocked(record.key)
         key = self._order.waiting_key(decoded.delivery, decoded.pack, row)
         return self._records.blocks(key, self.waiting.queue_of(decoded.delivery).generation_number)

@@ -34,7 +34,7 @@ STREAM_RECORDS, STREAM_MESSAGES = 20_000, 5_000
 
 
 class Publications(Spool):
-    """The messages of one call, which wait for the commit of its transaction.
+    """The messages of one call of a handler, which wait for the commit of its transaction.
 
     The object is created for each call of a handler, and is used until the messages are sent or
     discarded.
@@ -157,7 +157,7 @@ class Publications(Spool):
     def discard(self) -> None:
         """Forget all messages; rows of unsent messages stay in the outbox for the relay.
 
-        It is called when a call has failed, or its messages were sent.
+        This method is called when a call has failed, or its messages were sent.
         """
         self.leave_in_outbox()
         self.clear()

@@ -93,7 +93,7 @@ class Sequencer(Generic[Item]):
     def end(self, item: Item) -> None:
         """End a record, so that the next record of its key becomes ready.
 
-        It is called when the record was handled, or has failed without blocking its key.
+        The caller does this when the record was handled, or has failed without blocking its key.
 
         Args:
             item: a running record.
@@ -111,8 +111,8 @@ class Sequencer(Generic[Item]):
     def remove_key(self, item: Item) -> list[Item]:
         """End a record; remove and return the later records of its key.
 
-        It is called when the record has failed and blocks its key. The caller sends the later
-        records to the waiting queue.
+        The caller does this when the record has failed and blocks its key. The caller sends the
+        later records to the waiting queue.
 
         Args:
             item: a running record.
@@ -124,7 +124,7 @@ class Sequencer(Generic[Item]):
     def repeat(self, item: Item) -> None:
         """Make a record ready again, before the later records of its key.
 
-        It is called when the call of the record ended with an outage.
+        The caller does this when the call of the record ended with an outage.
 
         Args:
             item: a running record.

@@ -52,7 +52,8 @@ class SkippedRecords:
         if count:
             new_ids = set(new_records.ids)
             skipped = (each for each in records.ids if each not in new_ids)
-            # If no other id was skipped, a record of the call has the same id as a new one.
+            # If all skipped ids are in new_ids, the call had several records with one id. Then the
+            # first id of the call is logged.
             self._reported.append((next(skipped, records.ids[0]), count))
 
     def report(self) -> None:

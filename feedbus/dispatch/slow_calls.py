@@ -85,8 +85,8 @@ class SlowCalls:
     def forget(self, running: Iterable[RecordCall]) -> None:
         """Remove the ended calls from durations() now, and the running calls at their end.
 
-        It is called when the broker has closed the channel or cancelled the consumer, and the
-        runner has counted a crash against slow messages. So no call is counted twice.
+        This method is called when the broker has closed the channel or cancelled the consumer, and
+        the runner has counted a crash against slow messages. So no call is counted twice.
 
         Args:
             running: the calls that have started and have not ended.

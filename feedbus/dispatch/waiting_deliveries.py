@@ -139,7 +139,7 @@ class WaitingDeliveries:
     def mark_complete(self) -> None:
         """Register that all messages of a waiting queue have arrived.
 
-        It is called when the consumer begins to read. The ids of the waiting records are added to
+        The runner calls this when it begins to read. The ids of the waiting records are added to
         `records_at_start`. If the consumer's own queue also delivers one of these records, because
         of a crash, the record is recognised by its id, and is handled only once.
         """
@@ -213,8 +213,8 @@ class WaitingDeliveries:
         The request contains the id of a dead letter, or stands for all dead letters. A key stays
         blocked if the message that blocks the key has not arrived yet.
 
-        It is called when such a request arrives. If the records of an old waiting queue are to be
-        moved to a newer generation, it is also called before they are moved.
+        This method is called when such a request arrives. If the records of an old waiting queue
+        are to be moved to a newer generation, it is also called before they are moved.
 
         Args:
             request: the delivery of a message that `feedbus dead drop`, `feedbus dead purge` or a

@@ -10,8 +10,9 @@ The message in the newer queue is then a *copy*, and the record still waits in t
 the record is handled between the two steps, its copy is acknowledged, too. After the second step,
 the copy is the record.
 
-A second message can also be in the same queue, after a crash: see WaitingRecord.replace_arrival().
-If it arrives while a handler has the record, it is a copy, too, until the handler has ended.
+If a record fails again, its new message is sent, and then its old message is acknowledged. After a
+crash between these two steps, both messages are in the same queue. If the second message arrives
+while a handler has the record, this message is a copy, too, until the handler has ended.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Arrival:
 
     Attributes:
         delivery: the decoded properties and the body of the message.
-        message: the message as py-amqp returned it, which can be sent to another queue unchanged.
+        message: the message as py-amqp returned it, which can be sent to another queue.
         arrived_at: when the message arrived, in seconds of the monotonic clock.
 
     """

@@ -2,8 +2,9 @@
 
 A record waits for its next attempt, or for earlier records of its key. A record that waits for its
 next attempt is due when the time of this attempt has come. A record that only waits for earlier
-records is always due. The records of a key are handled in the order of their *positions*. A
-position is a number, which a record gets when it begins to wait.
+records is always due. After a change of shards, a record also waits until the old queues of its key
+are deleted, even if it is due. The records of a key are handled in the order of their *positions*.
+A position is a number, which a record gets when it begins to wait.
 
 Example: the records A1 and A2 have the key A. A1 fails, and is to be tried again in one minute. So
 OrderDecisions passes A1 to add(). From now on, the key is blocked: when A2 arrives, A2 is not
@@ -63,8 +64,8 @@ class WaitingRecords:
         self.positions = Positions()
         # The records of each key, in the order of their positions.
         self._records_by_key: dict[str, list[WaitingRecord]] = {}
-        # A heap with an entry for the first record of each key: when it is due, its position, and
-        # the key. next_due_at() removes entries that are not valid any more.
+        # A heap with an entry for the first record of each key, if the record is ready: when it is
+        # due, its position, and the key. next_due_at() removes entries that are no longer valid.
         self._heads: list[tuple[float, int, str]] = []
         self.count = 0
 

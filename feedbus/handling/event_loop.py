@@ -138,7 +138,7 @@ class HandlerLoop:
     def start(self, coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
         """Start coroutines as tasks in the loop, without waiting.
 
-        They must not raise exceptions.
+        The coroutines must not raise exceptions.
         """
         self._loop.call_soon_threadsafe(self._start, coroutines)
 

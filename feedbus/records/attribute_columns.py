@@ -12,10 +12,8 @@ from typing import Any
 class Attributes(Mapping[str, Sequence[Any]]):
     """Maps attribute names to lists with one value for each instance.
 
-    Each access reads the attribute of all instances.
-
-    It is used for records that handlers get as instances of a class, so that columns are read only
-    when a handler uses them.
+    Each access reads the attribute of all instances. feedbus uses this class for records that
+    handlers get as instances of a class. So a column is read only when a handler uses it.
 
     Attributes:
         instances: the records.

@@ -114,7 +114,7 @@ class ChunkDelivery(Protocol):
 class Batch:
     """All records of one call of a handler; Records objects are views of it.
 
-    It exists as long as the call, and is not public: a handler gets Records.
+    A Batch exists as long as the call, and is not public: a handler gets Records.
 
     Attributes:
         chunks: the records, grouped by the message that contained them.

@@ -57,7 +57,8 @@ class Pack:
     ) -> Self:
         """Return a pack of records whose ids are numbered from 0.
 
-        It is used for records that a bus publishes. The n-th record has the id `origin-n`.
+        The n-th record has the id `origin-n`, where n begins at 0. The pack is for records that a
+        bus publishes.
 
         Args:
             origin: the beginning of all ids.
@@ -215,8 +216,7 @@ def expands_too_far(body_bytes: int, pack: Pack) -> bool:
     Each plain message would repeat the shared fields. So their size is multiplied by the number of
     records. The other fields are not counted, because they have about the same size in the pack.
 
-    It is asked for each pack. A publisher divides such a pack. A consumer that receives one refuses
-    it.
+    If the result is true, a publisher divides the pack, and a consumer refuses it.
 
     Args:
         body_bytes: the size of the pack's body.

@@ -64,7 +64,7 @@ Payload: TypeAlias = "Mapping[str, Any] | Raw | DataclassInstance | msgspec.Stru
 def mapping_of(payload: Any) -> Mapping[str, Any] | None:
     """Return the fields of an instance by their names in JSON; None for another object.
 
-    It is called for each payload that is published and is not a dict.
+    feedbus calls this for each payload that is published and is not a dict.
 
     Args:
         payload: an instance of a dataclass, a msgspec.Struct or a pydantic model; or a mapping.
@@ -97,7 +97,7 @@ def mapping_of(payload: Any) -> Mapping[str, Any] | None:
 def unencodable_field(payload: Mapping[str, Any]) -> str:
     """Return an error text for the first field that JSON cannot represent; "" if there is none.
 
-    It is called when the JSON encoder has refused a payload.
+    feedbus calls this when the JSON encoder has refused a payload.
 
     Args:
         payload: the fields of the record.
@@ -138,10 +138,8 @@ _write_simple = msgspec.json.Encoder().encode
 def encode_simple(payload: Mapping[str, Any]) -> bytes:
     """Return compact JSON of dicts, lists and values of the types SIMPLE, by msgspec.
 
-    The payload must not contain other values. For some of them, msgspec writes unexpected JSON, for
-    example null for NaN.
-
-    It is faster than encode_payload().
+    This function is faster than encode_payload(). The payload must not contain values of other
+    types. For some of them, msgspec writes unexpected JSON, for example null for NaN.
 
     Args:
         payload: the fields of the record.
@@ -229,7 +227,7 @@ def _read_slowly(body: bytes) -> Any:
 def text_of(body: bytes, content_encoding: object = None) -> str:
     """Return the body of a message as a text.
 
-    It is used for bodies with a text content type.
+    feedbus uses this for bodies with a text content type.
 
     Args:
         body: the bytes of the message.

@@ -182,7 +182,7 @@ def check_columns(exchange: object, columns: Any, keys: Any, shared: object) -> 
 def refuse_keys(keys: Iterable[object]) -> None:
     """Raise an error if one of the routing keys is not a text.
 
-    It is called when the records are encoded.
+    The bus calls this when it encodes the records.
 
     Args:
         keys: the routing keys of the records.

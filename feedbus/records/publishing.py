@@ -18,7 +18,7 @@ from feedbus.wrong_argument import refuse
 class PublishingRecords:
     """The publishing methods of Records.
 
-    It is only a base class of Records, the records that a batch handler gets.
+    The class is only a base class of Records, the records that a batch handler gets.
     """
 
     __slots__ = ("_batch", "_indexes")

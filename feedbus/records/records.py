@@ -106,7 +106,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     def first(self) -> Row:
         """The first record, a dict or an instance of the message type.
 
-        It raises IndexError if there is none.
+        IndexError is raised if there is no record.
         """
         return self[0]
 

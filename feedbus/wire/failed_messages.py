@@ -145,8 +145,8 @@ def sent_back(
 def of_record(message: Outgoing) -> Outgoing:
     """Return a message for a record of a pack: a copy of the pack without the headers of packs.
 
-    It is made if one record of the pack becomes a message, such as a dead letter. The caller sets
-    the body, the message id and the key of the record.
+    feedbus calls this if one record of the pack becomes a message, such as a dead letter. The
+    caller sets the body, the message id and the key of the record.
     """
     headers = {name: value for name, value in message.headers.items() if name not in OF_PACKS}
     properties = {name: value for name, value in message.properties.items() if name != "message_id"}

@@ -99,7 +99,8 @@ class SchemaLoader(RecordLoader):
     def load(self, pack: Pack) -> Loaded:
         """Validate and load the records of a pack.
 
-        They are loaded by column if fields are independent of each other, otherwise one by one.
+        The records are loaded by column if fields are independent of each other, otherwise one by
+        one.
 
         Args:
             pack: the decoded records.

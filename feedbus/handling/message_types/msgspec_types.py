@@ -164,7 +164,7 @@ class MsgspecLoader(RecordLoader):
 def single_of(payload: Mapping[str, Any]) -> Pack:
     """Return a pack of one record with these fields; its message id is "".
 
-    It is used to find the errors of each field of an invalid record.
+    Such a pack is loaded to find the errors of each field of an invalid record.
     """
     return Pack.numbered("", [""], payload, {})
 

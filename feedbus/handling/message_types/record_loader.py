@@ -82,8 +82,9 @@ class RecordLoader(ABC):
     def load(self, pack: Pack) -> Loaded:
         """Validate and load the records of a pack, before the handler is called.
 
-        The result is the same as if the records were loaded one by one. But a value that the
-        records of a pack share can be the same object in all of them.
+        The result is the same as if the records were loaded one by one, with two exceptions. A
+        value that the records of a pack share can be the same object in all of them. A field that a
+        hook of a marshmallow schema adds to some records only is None in the others.
 
         Args:
             pack: the decoded records.
