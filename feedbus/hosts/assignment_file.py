@@ -142,9 +142,9 @@ class AssignedConsumer:
     """A function that returns whether a consumer's shard is assigned to this host.
 
     The process of the consumer has one AssignedConsumer object, and calls it again and again. The
-    object checks the assignment file twice a second. The shard also counts as assigned to this host
-    in the following cases. If the shard is then assigned to several hosts, the broker decides which
-    of them reads it.
+    object checks the assignment file twice a second. If the shard counts as assigned to several
+    hosts, the broker decides which of these hosts reads the shard. The shard also counts as
+    assigned to this host in these cases:
 
     - There is no readable file, or the operations process of another supervisor has written it.
     - The operations process that wrote the file has ended more than 15 seconds ago.

@@ -35,7 +35,8 @@ class Heartbeats:
         self._may_send = False  # whether the thread may send heartbeats
         self._raw: RawConnection | None = None
         self._last_beat = 0.0  # when the last heartbeat was sent
-        self._longest_gap = 0.0  # the longest time without a heartbeat; see missed_seconds
+        # The longest time without a heartbeat since the start of the last while_working() block.
+        self._longest_gap = 0.0
         self._write_lock = threading.Lock()  # held while the thread writes a frame
         self._end_requested = threading.Event()  # the thread ends
         self._wake_requested = threading.Event()  # the thread wakes up, because a handler runs

@@ -478,6 +478,7 @@ class BatchMode:
                 blame(run.crash_guard, run.consumer.name, call.message_ids, cause)
             run.crash_guard.release()
             raise
+        # For the same causes, the broker can cancel the subscription, and leave the channel open.
         cancelled = is_slow and not tags.keys().isdisjoint(subscriptions.cancelled)
         if cancelled:
             cause = run.timeout.cause_of_cancel(call.seconds)

@@ -231,6 +231,7 @@ class ConcurrentDeliveries:
         """
         if not self._calls.has_ended_calls:
             self._calls.waker.reset()
+            # A call that ended before reset() does not wake this thread any more.
             if not self._calls.has_ended_calls:
                 return []
         self._calls.finish()

@@ -59,10 +59,10 @@ class ConcurrentMode(BatchMode):
         return bool(self._concurrent)
 
     def has_unsettled_of(self, consumer_tag: str) -> bool:
-        """Whether deliveries of a subscription are decoded and not settled.
+        """Whether deliveries of a queue, or of its waiting queue, are decoded and not settled.
 
         Args:
-            consumer_tag: the consumer tag of the subscription.
+            consumer_tag: the consumer tag of the subscription to the queue.
 
         """
         return self._concurrent.has_deliveries_of(
@@ -154,7 +154,7 @@ class ConcurrentMode(BatchMode):
             )
         )
         if concurrent:
-            timeout = min(timeout, POLL_SECONDS)
+            timeout = min(timeout, POLL_SECONDS)  # so that the event loop is checked often
         run.receive(raw, timeout)
         concurrent.check_event_loop()
         run.heartbeats.beat()

@@ -95,6 +95,7 @@ class MisplacementCheck:
         if queue not in self._members:
             return False
         generation, member = self._members[queue]
+        # Publishers publish to the entry, and a switch publishes the held messages to the ring.
         exchanges = (self._names.exchange(generation.exchange), self._names.ring(generation))
         if delivery.exchange not in exchanges:
             return False

@@ -192,7 +192,8 @@ class Runner:
         Raises:
             Outage: the broker, the store or a resource of a handler is unavailable; run() then
                 holds: it waits and tries again.
-            UsageError: for example, if another process held the topology's lock for too long.
+            UsageError: for example, if another process held the topology's lock (on the broker) for
+                too long.
 
         """
         states = self._prepare()

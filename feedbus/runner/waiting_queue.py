@@ -4,7 +4,7 @@ A waiting queue also has these messages:
 
 - a probe: a fence with a random id, which the consumer itself publishes. When the probe returns,
   the consumer has received everything that was in the queue before;
-- a notice: a fence without an id. It reports that the ring has changed;
+- a notice: it has the header of a fence, but no id. It reports that the ring has changed;
 - a request to release keys, because the dead letters that block them were dropped, for example by
   `feedbus dead drop`.
 """

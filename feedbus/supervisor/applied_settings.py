@@ -120,7 +120,7 @@ class AppliedSettings:
                 continue
             if self.watchers[name] != digest:
                 restarted[name] = SHOWN_CHANGED if name == OPERATIONS else OPTIONS_CHANGED
-            elif changed:
+            elif changed:  # every process can publish to every exchange
                 restarted[name] = f"exchanges that it uses have changed: {', '.join(changed)}"
             elif why := why_restarted(states.get(name, {}), wanted.counts[name]):
                 started[name] = why

@@ -113,6 +113,7 @@ class WatcherList:
                 await after.start()
 
         late = [(one, after) for one, after in endings.items() if one not in ended]
+        # gather() also raises the errors of tasks that have ended.
         await asyncio.gather(*ended, *(follow_later(one, after) for one, after in late))
 
     async def _clear(self, before: ProcessWatcher, after: ProcessWatcher | None) -> None:
