@@ -24,7 +24,7 @@ class BlockedKeys:
     """The keys of records that have failed in the deliveries that are handled now.
 
     On a queue with `order_by`, the later records of such a key must wait: is_blocked() returns
-    whether a record must, and defer() lets it wait. Without `order_by`, no record is blocked.
+    whether a record must wait, and defer() lets it wait. Without `order_by`, no record is blocked.
 
     Its methods get a record as its decoded delivery and `row`, the index of the record in the
     delivery. The dispatch of a consumer has one BlockedKeys object.
@@ -62,7 +62,7 @@ class BlockedKeys:
     def keys(self, decoded: DecodedDelivery) -> set[Any]:
         """Return the ordering keys of the records of a delivery; {None} without `order_by`.
 
-        A record whose ordering key is invalid has no key in the result.
+        A record without a usable ordering key has no key in the result.
 
         Args:
             decoded: the delivery of the records.

@@ -139,7 +139,7 @@ class ConcurrentCalls:
     def has_capacity(self) -> bool:
         """Whether fewer records are running or ready to run than `concurrency` allows.
 
-        Then the runner decodes the next deliveries.
+        If this is true, the runner decodes the next deliveries.
         """
         return self._sequencer.has_capacity
 
@@ -147,7 +147,7 @@ class ConcurrentCalls:
     def has_ended_calls(self) -> bool:
         """Whether there are ended calls or finished deliveries.
 
-        Then the runner calls finish(), send_failed() and take_acknowledgeable().
+        If this is true, the runner calls finish(), send_failed() and take_acknowledgeable().
         """
         return bool(
             self._reported_calls or self._ended_calls or self._finished or self._to_acknowledge

@@ -69,7 +69,7 @@ class Decoder:
         self._decides_in_order = order_decisions is not None and consumer.queue.block_on_dead
         self._wrapped_handlers = wrapped_handlers
         self._codecs = Codecs.of(topology)
-        # Then decode() is called directly, which is faster.
+        # If all bodies are read as JSON, decode() is called directly, which is faster.
         self._only_json = not topology.codecs and all(
             each.reads == "object" for each in wrapped_handlers
         )
@@ -120,7 +120,7 @@ class Decoder:
     def keys(self, decoded: DecodedDelivery) -> set[Any]:
         """Return the ordering keys of the records of a delivery; {None} without `order_by`.
 
-        A record whose ordering key is invalid has no key in the result.
+        A record without a usable ordering key has no key in the result.
 
         Args:
             decoded: the delivery of the records.
@@ -131,8 +131,8 @@ class Decoder:
     def _append_ordered(self, inputs: Inputs, decoded: DecodedDelivery) -> None:
         """Append the records of a delivery to the inputs, on a queue with `order_by`.
 
-        If a record has no ordering key, or must wait, it is not appended. Instead, the decision on
-        the record is added to the delivery.
+        If a record has no usable ordering key, or must wait, it is not appended. Instead, the
+        decision on the record is added to the delivery.
         """
         key_errors = self._order.key_errors(decoded.pack) if self._order.field else {}
         for row, errors in key_errors.items():
@@ -179,7 +179,7 @@ class Decoder:
         `block_on_dead`, the decision is made at once.
 
         Args:
-            inputs: the earlier inputs.
+            inputs: the inputs so far, to which the records are appended.
             wrapped: the handler of the records, with the middleware.
             decoded: the delivery of the records.
             pack: the records.
@@ -216,7 +216,7 @@ class Decoder:
         """Append records of a delivery to the inputs, on a queue with several handlers.
 
         Args:
-            inputs: the earlier inputs.
+            inputs: the inputs so far, to which the records are appended.
             decoded: the delivery.
             rows: the indexes of the records in the delivery.
 
@@ -365,7 +365,7 @@ def _append(
     """Append valid records to the earlier inputs.
 
     Args:
-        inputs: the earlier inputs.
+        inputs: the inputs so far, to which the records are appended.
         wrapped: the handler of the records, with the middleware.
         decoded: the delivery of the records.
         chunk: the records.

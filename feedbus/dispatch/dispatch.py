@@ -140,8 +140,8 @@ class Dispatch:
         self._paused_seconds = 0.0
         # Other programs can publish a message without an id. Then feedbus derives an id from the
         # content of the message. So a new message has the id of an earlier message with the same
-        # content. On a queue with `once = true`, it would be ignored, as if it were a redelivery.
-        # This object gives another id to each message that is certainly new.
+        # content. On a queue with `once = true`, the new message would be skipped, as if it were a
+        # redelivery. This object gives another id to each message that is certainly new.
         self._repeated_deliveries = (
             RepeatedDeliveries(
                 queue.name, store.inbox, metrics, self.clock.unique, in_order=order.is_ordered

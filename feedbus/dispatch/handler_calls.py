@@ -107,14 +107,15 @@ class HandlerCalls:
         """Return the exception that decides what happens with the records of a failed call.
 
         The result is usually `error`. If the handler itself has ended the connection to the store,
-        the result is a ConnectionClosed. The result is logged, unless it is a verdict.
+        the result is a ConnectionClosed. The result is logged, unless it is a verdict or means that
+        records must wait.
 
         Each module that calls handlers passes the exception of a failed call to this method.
 
         Args:
             records: the records of the call.
-            error: the exception that the handler has raised, or with which the broker has refused
-                the messages of the call.
+            error: the exception of the call: the handler has raised it, the broker has refused the
+                messages of the call, or a failed record was overtaken (FailedRecordsOvertaken).
 
         Raises:
             Outage: an outage is the cause; no attempt is counted.

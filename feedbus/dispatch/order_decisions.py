@@ -8,8 +8,8 @@ records of a key are handled in the order of their positions.
 
 Example: the records A1 and A2 have the key A.
 
-1. A1 fails, and FailurePolicy decides on a retry. keep_in_order() adds A1 to the waiting records.
-   It changes the decision: the message is sent to the waiting queue, with a position.
+1. A1 fails, and FailurePolicy decides on a retry. keep_in_order() adds A1 to the waiting records,
+   and changes the decision: the message is sent to the waiting queue, with a position.
 2. A2 arrives. decide_before_call() finds that A1 waits. So no handler gets A2. A2 is sent to the
    waiting queue, too, with the next position. If A2 is in the same batch as A1, A2 arrives before
    A1 fails. Then must_wait() finds, before the call for A2, that A1 has failed.
@@ -124,7 +124,7 @@ class OrderDecisions:
         - The consumer's own queue delivers a record that is also in the waiting queue, because of a
           crash. Nothing is sent: the record is handled when the waiting queue delivers it.
 
-        A delivery of the waiting queue may be handled: its turn has come.
+        A waiting record that was taken to be handled may be handled: its turn has come.
 
         The decoder calls this for each record that has arrived, unless is_idle is true.
 
@@ -168,8 +168,9 @@ class OrderDecisions:
 
         Such a delivery cannot be decoded, or has ended its process too often. It becomes a dead
         letter. With `block_on_dead`, the dead letter blocks the key of the delivery if the key is
-        known without the body. In all other cases, no key is blocked, and the decision is returned
-        without a change.
+        known without the body: it is the routing key of a message that is not a pack, or a waiting
+        queue has delivered the message. In all other cases, no key is blocked, and the decision is
+        returned without a change.
 
         Args:
             decoded: the delivery.

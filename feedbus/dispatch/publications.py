@@ -124,9 +124,9 @@ class Publications(Spool):
 
         A leftover row is a committed row of the outbox whose message was not sent.
 
-        Leftover rows with the same keys are sent first. If they cannot be sent now, these messages
-        are not sent either. Their rows stay in the outbox, and the relay sends all of them in
-        order. The method returns normally.
+        Leftover rows with the same keys are sent first. If the leftover rows cannot be sent now,
+        the messages of this call are not sent either. Then all these rows stay in the outbox, the
+        relay sends them in order, and this method raises no exception.
 
         Raises:
             PublishError: the broker did not accept a message.
@@ -176,9 +176,10 @@ class Publications(Spool):
         """Send leftover rows, and remove them; return whether all were sent.
 
         The rows are divided into waves, groups of rows that are sent together. If the broker
-        refuses a row, the later waves are not sent. So the key of the refused row stays in order:
-        for an exchange with shards, a wave has at most one row of each key. For other exchanges,
-        the second wave has all rows except the first of each key; see split_into_waves().
+        refuses a row, the later waves are not sent. For an exchange with shards, a wave has at most
+        one row of each key. So the key of the refused row stays in order. For other exchanges, this
+        is only so if the refused row is in the first wave, which has the first row of each key. The
+        second wave has all other rows: see split_into_waves().
         """
         return all(
             map(self._send_wave, split_into_waves(rows, self._sender.encoder.selects_shards))

@@ -2,9 +2,9 @@
 
 Records with the same ordering key are handled in the order of their publication. With
 `order_by = true`, the key is the routing key. With `order_by = "customer"`, the key is the value of
-the field `customer`. If a record waits for an earlier record of its key, a header of its message
-contains this value as JSON: `7` for a number, `"7"` for a text. If the JSON is too long for a
-header, the header contains the digest of the JSON.
+the field `customer`. While a record waits in a waiting queue, a header of its message contains this
+value as JSON: `7` for a number, `"7"` for a text. If the JSON has more than 255 characters, the
+header contains the digest of the JSON.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Order:
         """Return a record's ordering key as a text, as the message of a waiting record contains it.
 
         A routing key is returned unchanged. The value of a field is written as JSON: `7` for a
-        number, `"7"` for a text. If the JSON is too long for a header, the result is its digest.
+        number, `"7"` for a text. If the JSON has more than 255 characters, its digest is returned.
 
         Args:
             delivery: the delivery that contains the record.

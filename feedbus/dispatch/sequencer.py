@@ -55,7 +55,7 @@ class Sequencer(Generic[Item]):
     def has_capacity(self) -> bool:
         """Whether fewer records are running or ready to run than may run at the same time.
 
-        Then further deliveries are decoded.
+        If this is true, further deliveries are decoded.
         """
         return len(self._ready) + len(self._running) < self._max_running
 

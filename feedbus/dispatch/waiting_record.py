@@ -53,7 +53,7 @@ class WaitingRecord:
 
     Attributes:
         key: the ordering key as a text: the routing key or, if `order_by` names a field, the value
-            of the field as JSON (or the digest of the JSON, if the JSON is too long for a header).
+            of the field as JSON (or the digest of the JSON, if it has more than 255 characters).
         position: a number. Records of one key are handled in the order of their positions. Records
             of other keys can have the same position. Each generation has a range of positions. The
             position is in the range of the generation whose queue delivered the record first.
