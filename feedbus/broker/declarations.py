@@ -31,9 +31,9 @@ def declare(channel: Channel, topology: Topology) -> None:
     """Declare every exchange, queue and binding of a topology; existing objects are not changed.
 
     `feedbus up` and `feedbus apply` call it, and so does a process that finds the topology missing
-    on the broker. External objects are not declared: another system does this. The rings of hash
-    exchanges and the queues of their shards are not declared here either, because each generation
-    has its own: declare_ring() declares them.
+    on the broker. External objects are not declared: another system declares them. The rings of
+    hash exchanges and the queues of their shards are not declared here either, because each
+    generation has its own ring and queues: declare_ring() declares them.
 
     Args:
         channel: a channel of the broker.

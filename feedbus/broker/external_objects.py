@@ -37,7 +37,7 @@ def check_on_broker(connection: Connection, topology: Topology) -> None:
 
 
 def check_seen(topology: Topology, seen: Inventory) -> None:
-    """Check in an inventory that all external objects exist, and the exchanges have their types.
+    """Check in an inventory that external objects exist, and that exchanges have the right types.
 
     `feedbus plan` and `feedbus apply` call it.
 

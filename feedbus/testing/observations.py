@@ -63,7 +63,7 @@ class Handled:
 
     Attributes:
         queue: the name of the queue in topology.toml.
-        consumer: the name of the consumer: of the queue, or of its shard.
+        consumer: the name of the consumer: the name of the queue, or of the shard.
         payload: the record, as the handler got it.
         error: the exception or verdict of the handler for this record; None for success.
     """
