@@ -20,8 +20,9 @@ class Announcement:
         assignment: maps each consumer to its host, as this host knows it; None before this host
             knows an assignment.
         file_digest: a digest of the content of the topology's file.
-        queue: the name of the host's exclusive queue on the broker. It shows that the announcement
-            comes from a host: other programs cannot declare this queue or guess its name.
+        queue: the name of the host's exclusive queue on the broker. The name shows that the
+            announcement comes from a host: other programs cannot declare this queue or guess its
+            name.
 
     """
 

@@ -15,8 +15,8 @@ RESTART_SECONDS = 5.0  # a process that ends and is restarted within this time l
 def is_assigned(topology: Topology, queue: Queue) -> bool:
     """Whether each consumer of a queue is assigned to one host.
 
-    This is so for queues with a ring or with a single active consumer. Otherwise, the consumers of
-    all hosts read the queue at the same time.
+    The result is True for queues with a ring or with a single active consumer. The consumers of all
+    hosts read the other queues at the same time.
 
     Args:
         topology: the topology of the queue.

@@ -103,9 +103,9 @@ def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
 def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
     """Lock a file for this process, and write the process id to the file.
 
-    It is a POSIX record lock (fcntl.lockf), which belongs to this process only: a forked child does
-    not inherit it. A supervisor takes such a lock. So does each consumer's process, for its slot
-    (its number among the processes of the consumer).
+    The lock is a POSIX record lock (fcntl.lockf). It belongs to this process only: a forked child
+    does not inherit it. A supervisor takes such a lock. So does each consumer's process, for its
+    slot (its number among the processes of the consumer).
 
     Args:
         path: the file; it is created if it is missing.

@@ -40,10 +40,10 @@ def close_in_forks(holder: HasFileno) -> None:
 def end_fork() -> NoReturn:
     """End a forked process in which the handler has ended; print the error of the handler.
 
-    It is called in a `finally` block around the call of a handler, if the process id has changed:
-    the handler has forked and has not ended the forked process. Without the call, the forked
-    process would go on like its parent process, and settle the same messages again. The exit code
-    is 0 if the handler has returned, 1 after an error, or the code of a SystemExit.
+    This function is called in a `finally` block around the call of a handler, if the process id has
+    changed: the handler has forked and has not ended the forked process. Without the call, the
+    forked process would go on like its parent process, and settle the same messages again. The exit
+    code is 0 if the handler has returned, 1 after an error, or the code of a SystemExit.
     """
     error = sys.exc_info()[1]
     code = 0

@@ -93,7 +93,7 @@ def note_line(
 ) -> bytes:
     """Return the line for the file of a process; Note.read() returns the same values.
 
-    It is called before each call of a handler.
+    This function is called before each call of a handler.
 
     Args:
         until: the deadline of the handler, in seconds, on the clock of now(); None while no handler

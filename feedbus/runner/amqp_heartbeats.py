@@ -96,8 +96,8 @@ class Heartbeats:
 
         The block can use the connection, and can call while_working() again.
 
-        It is used when a handler on a queue with `stream = true` pauses, and deliveries of other
-        keys are handled.
+        The block runs when a handler on a queue with `stream = true` pauses, and deliveries of
+        other keys are handled.
         """
         with self._write_lock:
             self._may_send = False

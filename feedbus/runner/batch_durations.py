@@ -32,7 +32,7 @@ class BatchDurations:
     def add(self, records: int, seconds: float) -> None:
         """Add a batch that was handled; the weight of the earlier ones decreases.
 
-        It is called after each batch.
+        This method is called after each batch.
 
         Args:
             records: the number of records in the batch.

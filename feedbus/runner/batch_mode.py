@@ -68,14 +68,14 @@ class BatchMode:
     def has_unsettled(self) -> bool:
         """Whether deliveries are decoded and not settled while the runner waits for deliveries.
 
-        This is possible only in the concurrent mode.
+        The result is True only in the concurrent mode.
         """
         return False
 
     def has_unsettled_of(self, consumer_tag: str) -> bool:  # noqa: ARG002 -- for other modes
         """Whether deliveries of a subscription are being handled and are not settled.
 
-        It is called before an old queue is deleted.
+        This method is called before an old queue is deleted.
 
         Args:
             consumer_tag: the consumer tag of the subscription.

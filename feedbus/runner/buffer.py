@@ -84,7 +84,7 @@ class Buffer:
     def assign_lane(self, consumer_tag: str, generation_number: int) -> None:
         """From now on, put deliveries with this consumer tag into the lane of this generation.
 
-        It is called when the consumer subscribes to a queue, and reads queues of several
+        This method is called when the consumer subscribes to a queue, and reads queues of several
         generations.
 
         Args:
@@ -121,7 +121,7 @@ class Buffer:
 
         No delivery is taken from an excluded lane.
 
-        It is called while too many records of newer generations wait for old queues.
+        This method is called while too many records of newer generations wait for old queues.
 
         Args:
             generation_number: the number of the latest generation that is not excluded.
@@ -136,7 +136,7 @@ class Buffer:
     def next_lane(self) -> None:
         """Go to the next lane that has deliveries and is not excluded, if there is one.
 
-        It is called before each batch, so that the lanes take turns.
+        This method is called before each batch, so that the lanes take turns.
         """
         if not self._lane_by_tag:
             return
@@ -149,8 +149,8 @@ class Buffer:
     def go_to_lane_without_fence(self) -> None:
         """If the next delivery is a fence, go to a lane whose next delivery is not a fence.
 
-        It is called when the fence cannot be processed yet. If there is no such lane, the current
-        lane stays.
+        This method is called when the fence cannot be processed yet. If there is no such lane, the
+        current lane stays.
         """
         for lane in (
             self._included_lanes if self._lane_by_tag and self._current_lane.next_is_fence else ()
@@ -204,7 +204,7 @@ class Buffer:
     def remove(self, consumer_tag: str) -> None:
         """Remove the deliveries of one subscription.
 
-        It is called when the consumer stops reading a queue.
+        This method is called when the consumer stops reading a queue.
 
         Args:
             consumer_tag: the consumer tag of the subscription.
@@ -224,7 +224,7 @@ class Buffer:
     def put_back(self, deliveries: Sequence[Delivery], arrived_at: float) -> None:
         """Put taken deliveries back into their lanes, before later deliveries of their queues.
 
-        It is called if an outage has prevented the handling of the deliveries.
+        This method is called if an outage has prevented the handling of the deliveries.
 
         Args:
             deliveries: the deliveries.
@@ -283,7 +283,7 @@ class Buffer:
     def has_deliveries_of(self, consumer_tag: str) -> bool:
         """Whether the buffer has a delivery of this subscription.
 
-        It is asked before an old queue is deleted.
+        This method is called before an old queue is deleted.
 
         Args:
             consumer_tag: the consumer tag of the subscription.

@@ -73,8 +73,8 @@ class ConcurrentDeliveries:
     def has_deliveries_of(self, consumer_tag: str) -> bool:
         """Whether a delivery of a subscription is decoded and not settled.
 
-        It is asked before an old queue is deleted, and before a fence is processed. A fence is a
-        message that marks the end of an old queue.
+        This method is called before an old queue is deleted, and before a fence is processed. A
+        fence is a message that marks the end of an old queue.
 
         Args:
             consumer_tag: the consumer tag of the subscription.
@@ -303,7 +303,8 @@ class ConcurrentDeliveries:
 
         The broker delivers them again.
 
-        It is called when the connection has ended, or deliveries are to be returned to the broker.
+        This method is called when the connection has ended, or deliveries are to be returned to the
+        broker.
         """
         while self._calls.running:
             self._calls.forget()
@@ -321,7 +322,7 @@ class ConcurrentDeliveries:
     def close(self) -> None:
         """Wait until no handler call runs, forget all deliveries, and end the calls' threads.
 
-        It is called once, at the end of the run.
+        This method is called once, at the end of the run.
         """
         self.forget_all()
         self._calls.close()

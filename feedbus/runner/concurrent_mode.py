@@ -2,9 +2,9 @@
 
 A record *runs* while its handler is called. A delivery is settled when all its records have ended.
 
-A message is *suspected* if it may have ended an earlier process (feedbus.runner.crash_guard). It is
-handled while no other record runs. An old queue, which is deleted when it is empty, ends with a
-*fence*, a message that marks the end (feedbus.runner.fences).
+A message is *suspected* if it may have ended an earlier process (feedbus.runner.crash_guard). Such
+a message is handled while no other record runs. An old queue, which is deleted when it is empty,
+ends with a *fence*, a message that marks the end (feedbus.runner.fences).
 """
 
 from __future__ import annotations

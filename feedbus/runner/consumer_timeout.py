@@ -34,7 +34,7 @@ class ConsumerTimeout:
     def add_duration(self, seconds: float) -> None:
         """Register how long a batch took.
 
-        It is called after each batch. would_expire() uses the duration for the next batch.
+        This method is called after each batch. would_expire() uses the duration for the next batch.
 
         Args:
             seconds: the time from the start of the batch to its settlement.
@@ -92,7 +92,7 @@ class ConsumerTimeout:
     def cause_of_close(self, took_seconds: float) -> str:
         """Return a text for the log: the handling took longer than the broker's consumer timeout.
 
-        It is used when the broker has closed the channel of a slow handler.
+        The text is used when the broker has closed the channel of a slow handler.
 
         Args:
             took_seconds: how long the handling of a message took.

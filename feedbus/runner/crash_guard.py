@@ -103,7 +103,7 @@ class CrashGuard:
     def is_suspected(self, message_id: str) -> bool:
         """Whether this message may have ended an earlier process, so that it is handled alone.
 
-        It is asked before a message is added to a batch or to a group.
+        This method is called before a message is added to a batch or to a group.
 
         Args:
             message_id: the id of the message.
@@ -181,7 +181,7 @@ class CrashGuard:
         the case in the concurrent mode: several handlers can run at the same time, and the file has
         one deadline for all of them.
 
-        It is used while a handler waits for the broker or for the store during an outage.
+        The block runs while a handler waits for the broker or for the store during an outage.
         """
         if self._until is None or threading.get_ident() != self._thread:
             yield
@@ -201,7 +201,7 @@ class CrashGuard:
         The block gets the ids of the earlier messages. The time of the block does not count for
         the time limit of the earlier messages.
 
-        It is used when a handler pauses, and other messages are handled in the pause.
+        The block runs when a handler pauses, and other messages are handled in the pause.
         """
         outer, until = self._in_handler, self._until
         left_seconds = (until if until is not None else self._now()) - self._now()
@@ -214,8 +214,8 @@ class CrashGuard:
     def blame(self, message_ids: Sequence[str], cause: str) -> None:
         """Suspect messages of having ended a process; if there is only one, count a crash.
 
-        It is called at the start of a process, with the messages in the file, and when the handling
-        of a message has caused the loss of the connection.
+        This method is called at the start of a process, with the messages in the file, and when the
+        handling of a message has caused the loss of the connection.
 
         Args:
             message_ids: the ids of the messages that were in the handler.

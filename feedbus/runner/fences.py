@@ -1,15 +1,16 @@
 """The fences of old queues: messages that mark the end of a queue, which is then deleted.
 
-An *old queue* belongs to an older generation of its ring. It can also be the earlier queue of a
-consumer without shards, if the queue was declared again with other arguments. After the switch to
-the new queues, publishers put no message into an old queue any more, and feedbus puts a fence at
-its end. Before the reader processes the fence, it has handled all earlier messages of the queue, or
-has put them into the waiting queue. Then the old queue is deleted in four steps:
+An *old queue* belongs to an older generation of its ring, or is the earlier queue of a consumer
+without shards, if the queue was declared again with other arguments. After the switch to the new
+queues, publishers put no message into an old queue any more, and feedbus puts a fence at its end.
+Before the reader processes the fence, it has handled all earlier messages of the queue, or has put
+them into the waiting queue. Then the old queue is deleted in four steps:
 
 1. If other consumers read the queue, too, this consumer stops reading it. Only the last reader of
    the queue does the other steps.
-2. If the old queue has a waiting queue, the records in the waiting queue are moved. They go to the
-   waiting queues of the shards that own their keys now.
+2. If the old queue has a waiting queue, the records in it are moved to the waiting queues of the
+   shards that own their keys now. Records that cannot be moved are handled first
+   (feedbus.runner.waiting_record_mover).
 3. A message that was on its way during the switch can still be behind the fence. So the reader
    proves that the old queue is empty: it puts two more fences into the queue, the probes, one after
    the other (feedbus.generations.probes).
@@ -84,8 +85,8 @@ class Fences:
 
         Returns:
             False if the delivery is only marked as a fence: another program has published it to a
-            queue that is in use. It is then handled as an ordinary message. True in all other
-            cases.
+            queue that is in use. The delivery must then be handled as an ordinary message. True in
+            all other cases.
 
         """
         run, reader = self._run, self._next_reader()

@@ -80,8 +80,8 @@ class Group:
     against this message. While finish() sends the messages of the calls, the file names all
     messages of the group. A crash at that time is counted against none of several messages.
 
-    The group mode has one Group object for its whole run. It is empty again after each finish() or
-    forget().
+    The group mode has one Group object for its whole run. The object is empty again after each
+    finish() or forget().
     """
 
     def __init__(  # noqa: PLR0913 -- a group's parts, each given by name
@@ -97,7 +97,8 @@ class Group:
     ) -> None:
         """Create a group without deliveries.
 
-        It gets at most half of the prefetch, so that other messages can arrive during its calls.
+        A group gets at most half of the prefetch, so that other messages can arrive during its
+        calls.
 
         Args:
             dispatch: calls the handler.

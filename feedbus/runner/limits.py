@@ -56,8 +56,8 @@ class RemainingLimits:
     def restart_idle_time(self, now: float) -> None:
         """Begin the idle time again, at the time `now`.
 
-        It is called when a delivery has arrived or was handled, and when the consumer begins to
-        wait for deliveries.
+        This method is called when a delivery has arrived or was handled, and when the consumer
+        begins to wait for deliveries.
 
         Args:
             now: the present time of the monotonic clock, in seconds.
@@ -68,7 +68,7 @@ class RemainingLimits:
     def count_handled(self, deliveries: int) -> None:
         """Count handled deliveries.
 
-        It is called after each batch.
+        This method is called after each batch.
 
         Args:
             deliveries: the number of deliveries that were settled.

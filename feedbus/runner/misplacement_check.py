@@ -73,7 +73,7 @@ class MisplacementCheck:
 
         A shard is wrong if it does not own the key of the message.
 
-        It is called with the first delivery of each batch.
+        This method is called with the first delivery of each batch.
 
         Args:
             queue: the name of the queue on the broker that has delivered the message.

@@ -19,7 +19,7 @@ from feedbus.wire.amqp_protocols import RawConnection
 CHECK_SECONDS = 0.05  # between two checks of the old queues for which records wait
 CHECK_SHARE = 0.2  # the largest share of the consumer's time that these checks may take
 SLOW_CHECK_SECONDS = 0.5  # between two checks of the other old queues
-# Each consumer of a ring tries to remove the drained generations from the ring's state. It begins
+# Each consumer of a ring tries to remove the drained generations from the ring's state. Each begins
 # this time later than the previous consumer of the ring, so that they do not all try at once.
 APART_SECONDS = 0.2
 STATE_SECONDS = 1.0  # between two checks of the ring's state
@@ -53,8 +53,8 @@ class SwitchProgress:
             run: the run of the consumer.
             consumer_queues: knows the state of the ring.
             waiting: the waiting queues of the run.
-            predecessors: the old queues that exist. This object removes a queue from it when the
-                queue was deleted.
+            predecessors: the old queues that exist. When a queue was deleted, SwitchProgress
+                removes the queue from this argument.
 
         """
         self._run = run

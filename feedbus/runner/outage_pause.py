@@ -93,8 +93,8 @@ class OutagePause:
 
         The next outage starts with a short pause. If there was no outage, this method does nothing.
 
-        It is called after each handled batch, and when the consumer has read its queues for long
-        enough without an error.
+        This method is called after each handled batch, and when the consumer has read its queues
+        for long enough without an error.
         """
         if not self.failures:
             return

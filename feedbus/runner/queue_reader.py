@@ -71,7 +71,7 @@ class QueueReader:
     ) -> QueueReader | None:
         """Subscribe to a queue.
 
-        It is called for each queue to read, and again later if the result was None.
+        This method is called for each queue to read, and again later if the result was None.
 
         Args:
             connection: the connection of the consumer.
@@ -123,8 +123,8 @@ class QueueReader:
     def may_be_empty(self) -> bool:
         """Whether delete_if_empty() must be called.
 
-        It must be called in two cases. Two probes have returned, so the queue can be deleted. Or a
-        probe is lost, and delete_if_empty() then publishes another one.
+        There are two cases. If two probes have returned, delete_if_empty() can delete the queue. If
+        a probe is lost, delete_if_empty() publishes another one.
         """
         return self.probes.is_lost or (self.probes.is_proved and not self.probes.is_pending)
 
@@ -171,7 +171,7 @@ class QueueReader:
     def count_consumers(self) -> int:
         """Count the queue's consumers, including this one; 0 if the queue's leader is down.
 
-        It is asked before an old queue is deleted: only its last reader may delete it.
+        This method is called before an old queue is deleted: only its last reader may delete it.
         """
         return self._count()[1]
 
@@ -204,7 +204,7 @@ class QueueReader:
     def delete_if_empty(self, in_flight: Callable[[], bool]) -> bool:
         """Delete a queue that was proved to be empty; return False if a new proof is needed.
 
-        It is called when may_be_empty is true.
+        This method is called when may_be_empty is true.
 
         Args:
             in_flight: returns whether deliveries of this queue are in the buffer, or a handler has
@@ -236,7 +236,7 @@ class QueueReader:
     def close(self) -> None:
         """End the subscription; the broker puts all unsettled deliveries back into the queue.
 
-        It is called when the consumer stops reading the queue.
+        This method is called when the consumer stops reading the queue.
         """
         if self.channel.is_open:
             self.channel.close()

@@ -193,9 +193,9 @@ class Run:
     def must_read_again(self) -> bool:
         """Whether, after an outage, the waiting records must be read again.
 
-        This is necessary if a waiting queue may contain messages that this process does not know.
-        Then the caller raises the outage: the run connects again, and reads the waiting queues from
-        their start.
+        The result is True if a waiting queue may contain messages that this process does not know.
+        Then the caller raises the outage, so that the run connects again, and reads the waiting
+        queues from their start.
         """
         return self.waiting is not None and self.waiting.may_have_unknown_messages
 

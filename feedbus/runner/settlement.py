@@ -26,7 +26,7 @@ class Settlement:
     def add(self, tag: int) -> None:
         """Add a delivery that has arrived.
 
-        It is called for each delivery, in the order of arrival.
+        This method is called for each delivery, in the order of arrival.
 
         Args:
             tag: the delivery tag. It must be higher than the tags of all earlier deliveries.

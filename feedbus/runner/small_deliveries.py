@@ -96,7 +96,7 @@ class SmallDeliveries:
     ) -> list[Delivery]:
         """Take small deliveries that may be handled while records with these keys are handled.
 
-        It is called in the pauses of a handler that publishes very many messages.
+        This method is called in the pauses of a handler that publishes very many messages.
 
         Args:
             keys_in_handlers: the keys of the records that are being handled.

@@ -80,7 +80,7 @@ class Subscriptions:
     def subscribe(self, connection: Connection) -> None:
         """Subscribe to the queues without a subscription, except those that other consumers read.
 
-        It is called often, until each queue has a subscription.
+        This method is called often, until each queue has a subscription.
 
         Args:
             connection: the connection of the consumer.
@@ -241,8 +241,8 @@ class Subscriptions:
 
         If it is an old queue, this consumer subscribes again when no other consumer reads it.
 
-        It is called when other consumers read an old queue, too, or the broker has cancelled the
-        subscription.
+        This method is called when other consumers read an old queue, too, or the broker has
+        cancelled the subscription.
 
         Args:
             tag: the consumer tag of the subscription to the queue.
@@ -263,7 +263,8 @@ class Subscriptions:
     def close_waiting_queue(self, tag: str) -> None:
         """Stop reading the waiting queue of a queue.
 
-        It is called when the consumer stops reading the queue, or leaves it to another consumer.
+        This method is called when the consumer stops reading the queue, or leaves it to another
+        consumer.
 
         Args:
             tag: the consumer tag of the subscription to the queue that has this waiting queue.

@@ -86,7 +86,8 @@ class RetryLimit(WaitingLimit):
     def forget(self) -> None:
         """Forget that the limit was reached, because the waiting records are read again.
 
-        It is called when the connection is lost: the waiting records are then delivered again.
+        This method is called when the connection is lost: the waiting records are then delivered
+        again.
         """
         if self.reached:
             self.reached = False

@@ -127,8 +127,8 @@ class WaitingQueue:
         # The broker makes this consumer the active one only after the deliveries of the previous
         # consumer have returned to the queue. So the probe is behind all waiting records.
         waiting_queue.probes.put_probe()
-        # If many records wait, the probe returns late. It counts as lost only if nothing arrives at
-        # all.
+        # If many records wait, the probe returns late. So the probe counts as lost only if nothing
+        # arrives at all.
         while waiting_queue.probes.is_pending and not (
             waiting_queue.probes.is_lost and waiting_queue.is_silent
         ):
@@ -232,7 +232,7 @@ class WaitingQueue:
         The broker closes the channel of a consumer that keeps a delivery for too long. Records that
         handlers have now are not returned.
 
-        It is called often.
+        This method is called often.
 
         Args:
             older_than: a time of the monotonic clock, in seconds. Deliveries that arrived before it
@@ -248,7 +248,7 @@ class WaitingQueue:
     def close(self) -> None:
         """End the subscription: the waiting records return to the queue, and are forgotten here.
 
-        It is called when the consumer stops reading the queue of these records.
+        This method is called when the consumer stops reading the queue of these records.
         """
         self.is_closed = True
         self.deliveries.forget_subscription(self.tag)

@@ -88,7 +88,7 @@ class WaitingQueues:
     def set_predecessors(self, old_queues: Predecessors | None) -> None:
         """Let records wait for these old queues, in addition to the earlier records of their keys.
 
-        It is called when the consumer begins and stops tracking the old queues of a ring.
+        This method is called when the consumer begins and stops tracking the old queues of a ring.
 
         Args:
             old_queues: determines the old queues of a key. With None, records wait for no queue.
@@ -109,8 +109,8 @@ class WaitingQueues:
     def put_probes(self) -> None:
         """Publish a probe, a fence with a random id, to each waiting queue.
 
-        It is called when old queues were deleted: the records that were moved from them are in the
-        waiting queues before the probes.
+        This method is called when old queues were deleted: the records that were moved from them
+        are in the waiting queues before the probes.
         """
         for waiting_queue in self._waiting_queues.values():
             waiting_queue.probes.put_probe()
@@ -129,7 +129,7 @@ class WaitingQueues:
     def release_records(self, queues: Collection[str]) -> None:
         """Let records run if they wait only for old queues that were deleted.
 
-        It is called when the moved records of these queues have arrived.
+        This method is called when the moved records of these queues have arrived.
 
         Args:
             queues: the names of the deleted queues on the broker.
@@ -212,7 +212,7 @@ class WaitingQueues:
     def delete(self, tag: str) -> None:
         """Stop reading the waiting queue of a deleted old queue, and delete it if it is empty.
 
-        It is called when the old queue does not exist any more.
+        This method is called when the old queue does not exist any more.
 
         Args:
             tag: the consumer tag of the subscription to the old queue.
@@ -228,7 +228,8 @@ class WaitingQueues:
     def close(self, tag: str = "") -> None:
         """Stop reading a waiting queue, or all of them.
 
-        It is called when the consumer stops reading a queue, and at the end of a connection.
+        This method is called when the consumer stops reading a queue, and at the end of a
+        connection.
 
         Args:
             tag: the consumer tag of the subscription to the queue that has the waiting queue; ""
@@ -308,10 +309,10 @@ class WaitingQueues:
     def may_have_unknown_messages(self) -> bool:
         """Whether a waiting queue may contain a message that this process does not know.
 
-        It is asked after an outage. If the result is True, the consumer connects again, and reads
-        its waiting queues from their start. The result is True in two cases. The process has sent
-        messages to a waiting queue, and the broker has not confirmed them. Or a delivery will be
-        handled again, and some of its failed records may already be in a waiting queue.
+        This property is read after an outage. If the result is True, the consumer connects again,
+        and reads its waiting queues from their start. The result is True in two cases. The process
+        has sent messages to a waiting queue, and the broker has not confirmed them. Or a delivery
+        will be handled again, and some of its failed records may already be in a waiting queue.
         """
         return self._deliveries.has_unconfirmed or self._deliveries.repetition_expected
 
@@ -350,7 +351,7 @@ class WaitingQueues:
     def move_records(self, connection: Connection, queue: str, tag: str) -> bool:
         """Move the waiting records of an ending queue to the shards that own their keys now.
 
-        It is called before the ending queue is deleted.
+        This method is called before the ending queue is deleted.
 
         Args:
             connection: the connection of the consumer.

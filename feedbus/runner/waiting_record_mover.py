@@ -78,7 +78,8 @@ class WaitingRecordMover:
     def move(self, connection: Connection, queue: str, waiting_queue: WaitingQueue) -> bool:
         """Move the waiting records of an ending queue to the shards that own their keys now.
 
-        It is called again and again until the result is True. Then the ending queue can be deleted.
+        This method is called again and again until the result is True. Then the ending queue can be
+        deleted.
 
         Args:
             connection: the connection of the consumer.

@@ -41,7 +41,7 @@ def overview(
 
     Args:
         topology: the topology with the schedules.
-        fired: maps each schedule to the time that the broker keeps. This is the moment that was
+        fired: maps each schedule to the time that the broker keeps. The time is the moment that was
             fired last. If the schedule was not fired yet, it is the time at which the schedule was
             first checked. None if the broker is unavailable.
         now: the present time, with a time zone; None for the time of the machine.

@@ -23,8 +23,8 @@ from feedbus.topology import Topology
 # The longest wait for an answer. While the supervisor starts many processes, it does not answer.
 ANSWER_SECONDS = 10.0
 # A command that waits for the end of processes may take any time, while the supervisor reports its
-# state. This is the longest time without a report. A supervisor that works needs less time for a
-# report, also on a slow and busy machine.
+# state. SILENT_SECONDS is the longest time without a report. A supervisor that works needs less
+# time for a report, also on a slow and busy machine.
 SILENT_SECONDS = 60.0
 # The time between two requests of restart(), and between two checks in the module shutdown.
 CHECK_SECONDS = 0.05
@@ -89,9 +89,9 @@ def ask(
     Args:
         topology: the topology of the supervisor.
         command: the name of the command, such as "restart" of circus or feedbus's "feedbus-down".
-        progress: called repeatedly with the processes that are still busy. It is for a command that
-            waits for the end of processes. Such a command may take any time, as long as the
-            supervisor reports its state. With None, the supervisor must answer within
+        progress: called repeatedly with the processes that are still busy. The argument is for a
+            command that waits for the end of processes. Such a command may take any time, as long
+            as the supervisor reports its state. With None, the supervisor must answer within
             ANSWER_SECONDS.
         properties: the properties of the command. With `waiting=True`, circus answers only when the
             command has finished.

@@ -38,8 +38,8 @@ def stop(
 ) -> bool:
     """Stop the supervisor and every process that holds a slot, and delete their files.
 
-    `feedbus down` calls the function. It returns when all processes have ended. A supervisor that
-    does not answer for some time is killed.
+    `feedbus down` calls the function, which returns when all processes have ended. A supervisor
+    that does not answer for some time is killed.
 
     Args:
         topology: the topology of the supervisor.
@@ -73,8 +73,8 @@ def stop(
 def _end_supervisor(topology: Topology, within_seconds: float | None, progress: Progress) -> bool:
     """End the supervisor with its processes; return False if no supervisor runs.
 
-    At SIGTERM, the supervisor ends its processes and then itself. It is killed if it does not
-    answer for PATIENCE_SECONDS.
+    At SIGTERM, the supervisor ends its processes and then itself. If the supervisor does not answer
+    for PATIENCE_SECONDS, it is killed.
     """
     lock = lock_path(topology)
     pid = lock_holder(lock)
