@@ -73,11 +73,12 @@ class FailedRecordSender:
         # 1. The dead letter. Suppose that the blocking message is sent first, and that the
         #    connection is then lost. When the consumer has connected again, it can reach the
         #    `waiting_limit`. Then it stops reading its queue, which still contains the record. So
-        #    the dead letter is never sent, and without it an operator cannot release the key.
+        #    the dead letter is never sent, and an operator cannot release the key without it.
         # 2. The blocking message.
         # 3. The messages of the later records of the key. Suppose that they are sent before the
-        #    blocking message, and that the connection is then lost. The record of the dead letter
-        #    is delivered again, and must wait behind the later records.
+        #    blocking message, and that the connection is then lost. Then the record of the dead
+        #    letter is delivered again, and gets a position behind the later records. This would
+        #    break the order of the key.
         messages = [
             message
             for decoded in decoded_deliveries

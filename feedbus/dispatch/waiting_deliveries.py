@@ -290,7 +290,8 @@ class WaitingDeliveries:
     def finish(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Finish handled deliveries; return the deliveries to acknowledge in waiting queues.
 
-        Before this call, the broker must have confirmed all messages that result from them.
+        Before this call, the broker must have confirmed all messages that result from these
+        deliveries.
 
         Args:
             deliveries: deliveries that were handled. Those that take() has not returned are

@@ -17,9 +17,10 @@ class EarlierRecordWaits(Exception):  # noqa: N818 -- clear without "Error"
 class FailedRecordsOvertaken(EarlierRecordWaits):
     """A batch handler has handled records although earlier records of their keys failed.
 
-    A record has failed if the handler has set a verdict on it, such as Retry. The exception is
-    raised after the call and within its transaction, so that the effects of the call are rolled
-    back. The handler is then called again without the later records, which wait.
+    Here, a record has failed if its verdict blocks its key: if the record is to be tried again or,
+    with `block_on_dead`, becomes a dead letter. The exception is raised after the call and within
+    its transaction, so that the effects of the call are rolled back. The handler is then called
+    again without the later records, which wait.
 
     Attributes:
         failed_records: the first failed record of each key: its decoded delivery, and the index of

@@ -156,8 +156,8 @@ class Handler:
 def refuse_in_transaction(function: Callable[..., object]) -> None:
     """Raise UnfitHandler if a handler or dead handler is async.
 
-    It is called for functions that run in a transaction of the store. The transaction can be used
-    only in the consumer's thread, but an async function runs in the thread of the event loop.
+    feedbus calls this for functions that run in a transaction of the store. The transaction can be
+    used only in the consumer's thread, but an async function runs in the thread of the event loop.
     """
     if is_async(function):
         expected = (

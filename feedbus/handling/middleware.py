@@ -68,9 +68,9 @@ class Middleware:
 
         feedbus calls around() before each call of the handler. An exception of the context manager
         has the same effect as an exception of the handler. The context manager must not suppress an
-        exception of the handler, because the message was perhaps not handled. If it does,
-        SwallowedError is raised.
-        An asynccontextmanager can be used only around async handlers.
+        exception of the handler, because the message was perhaps not handled. If the context
+        manager suppresses it, SwallowedError is raised. An asynccontextmanager can be used only
+        around async handlers.
 
         Args:
             call: the queue, the consumer and the messages of the call of the handler.

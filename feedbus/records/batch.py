@@ -267,7 +267,7 @@ class Batch:
 
         Yields:
             A mapping and the indexes of the records of a run. For a run of one large chunk, the
-            mapping has the shared fields of the chunk. For any other run, it is empty.
+            mapping has the shared fields of the chunk. For any other run, the mapping is empty.
 
         """
         yielded = 0

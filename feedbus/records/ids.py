@@ -99,7 +99,7 @@ def child_ordinals(ordinal: int, first: int, count: int) -> Sequence[int]:
     down, and write the result in digits of 32 bits. Then the highest digit is n, and the other
     digits are the ordinal of the parent.
 
-    The messages that a handler publishes for a record get their ids in this way.
+    The messages that a batch handler publishes for a record get their ids in this way.
 
     Args:
         ordinal: the ordinal of the record.

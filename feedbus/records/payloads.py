@@ -21,7 +21,7 @@ from feedbus.records.raw_payload import Raw
 from feedbus.wire.nesting import deeper_than
 
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
-MAX_DEPTH = 200  # limit of nesting; a payload with more levels can be read, but perhaps not written
+MAX_DEPTH = 200  # limit of nesting: a payload with more levels could be read, but not be written
 ERROR_CHARACTERS = 200  # limit for a text of the message in an error
 # The types whose values all JSON libraries write in the same way.
 SIMPLE = frozenset({str, int, bool, type(None)})
@@ -62,7 +62,9 @@ Payload: TypeAlias = "Mapping[str, Any] | Raw | DataclassInstance | msgspec.Stru
 
 
 def mapping_of(payload: Any) -> Mapping[str, Any] | None:
-    """Return the fields of an instance by their names in JSON; None for another object.
+    """Return the fields of an instance by their names in JSON; None if an object has no fields.
+
+    A mapping is returned unchanged.
 
     feedbus calls this for each payload that is published and is not a dict.
 
@@ -249,7 +251,7 @@ def text_of(body: bytes, content_encoding: object = None) -> str:
 def _utf8(body: bytes, content_encoding: object) -> bytes:
     """Return a body's text in UTF-8; with an unknown encoding, return the body unchanged.
 
-    A body that is larger than BODY_LIMIT_BYTES is also returned unchanged: it is refused elsewhere.
+    A body that is larger than BODY_LIMIT_BYTES is also returned unchanged: such a body is refused.
 
     Raises:
         InvalidBody: the body is not text in its encoding.

@@ -49,9 +49,9 @@ class PublishingRecords:
             shared: the fields that are the same in all messages.
             options: further options, equal for all messages. `headers` maps names to texts,
                 numbers, flags or None. `priority` is a number from 0 to 255. `expires` is how long
-                a message may wait in a queue. `delay` is how long feedbus delays a message. Both
-                are a text such as "10m", or a number of seconds. With options, each message is sent
-                separately, without packs.
+                a message may wait in a queue. `delay` is how long feedbus delays a message.
+                `expires` and `delay` are a text such as "10m", or a number of seconds. With
+                options, each message is sent separately, without packs.
 
         Example: `readers.publish("mail", key="new", columns={"userId": "id"}, shared={"text": t})`
 

@@ -36,8 +36,7 @@ class Raw:
     def fields(self) -> Mapping[str, Any]:
         """Return the content as a mapping that JSON can represent, with the single field RAW.
 
-        Its value is the text, or for bytes a mapping with their base64 form.
-
+        The value of this field is the text. For bytes, it is a mapping with their base64 form.
         Within feedbus and in the outbox, a Raw payload has this form.
         """
         value = self.value

@@ -304,8 +304,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     def only(self, ids: Sequence[str]) -> Records[Row]:
         """Return a new batch of the records with the given ids, one record for each id.
 
-        feedbus uses it to leave out records that were handled before, on a queue with `once =
-        true`.
+        feedbus uses this method to leave out records that were handled before, on a queue with
+        `once = true`.
 
         Args:
             ids: the message ids.
@@ -330,7 +330,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     def at(self, indexes: Sequence[int]) -> Records[Row]:
         """Return a new batch of the records at these ascending indexes of this batch.
 
-        feedbus uses it to call a handler again without some of the records.
+        feedbus uses this method to call a handler again without some of the records.
 
         Args:
             indexes: indexes in this batch, ascending.
@@ -349,8 +349,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     def batches_of_one(self) -> Iterator[Records[Row]]:
         """Yield each record as a batch of one record.
 
-        feedbus uses it to call a handler of one record, and to call a batch handler for each record
-        alone, after an exception.
+        feedbus uses this method to call a handler of one record. It also uses the method to call a
+        batch handler for each record alone, after an exception.
         """
         for number, chunk in enumerate(self._batch.chunks):
             deliveries = self._batch.deliveries[number : number + 1]

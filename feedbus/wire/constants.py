@@ -36,8 +36,8 @@ SENT_AT = "feedbus-sent-at"  # when the message was sent as a retry or dead lett
 TRACEBACK = "feedbus-traceback"  # the traceback of the last attempt
 UNIDENTIFIED = "feedbus-unidentified"  # True if the publisher has set no valid message id
 USER_ID = "feedbus-user-id"  # the property `user_id` that the publisher has set
-# Headers of messages in a waiting queue. There a failed record and the later records of its key
-# wait for the next attempt (`order_by`).
+# Headers of messages in a waiting queue, in which a failed record and the later records of its key
+# wait (`order_by`).
 BLOCKED = "feedbus-blocked"  # on a message that blocks the key of a dead letter
 NOT_BEFORE = "feedbus-not-before"  # the time from which a record may be handled
 ORDER_KEY = "feedbus-order-key"  # the key of a record, if its key is not its routing key
