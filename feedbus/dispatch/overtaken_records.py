@@ -22,8 +22,9 @@ RecordLocation = tuple[DecodedDelivery, int]  # a delivery, and the index of one
 class OvertakenRecords:
     """Finds the overtaken records of batches of one queue.
 
-    A failed record is overtaken if the batch handler has handled a later record of the same key in
-    the same call. The dispatch of a consumer has one OvertakenRecords object.
+    A record is overtaken if its verdict blocks its key, but the batch handler has handled a later
+    record of the key in the same call. A retry blocks the key and, with `block_on_dead`, a dead
+    letter. The dispatch of a consumer has one OvertakenRecords object.
     """
 
     def __init__(self, order: Order, policy: FailurePolicy, *, block_on_dead: bool) -> None:

@@ -35,8 +35,8 @@ events = EventLog(__name__)
 class RepeatedDeliveries:
     """Distinguishes equal messages of one queue from repeated deliveries, as far as possible.
 
-    It is used for messages without ids on queues with `once = true`: feedbus derives the id from
-    the content. The dispatch of a consumer has one RepeatedDeliveries object.
+    The class is used for messages without ids on queues with `once = true`: feedbus derives their
+    ids from the content. The dispatch of a consumer has one RepeatedDeliveries object.
     """
 
     def __init__(

@@ -4,8 +4,8 @@ A waiting record has failed, or waits for an earlier record of its key. Its mess
 queue. When its turn comes, the record is taken: it is chosen to be handled now. There are three
 results:
 
-- handled: the record has succeeded, was dropped, or has become a dead letter that does not block its
-  key. The record no longer waits. Its message in the waiting queue is acknowledged.
+- handled: the record has succeeded, was dropped, or has become a dead letter that does not block
+  its key. The record no longer waits. Its message in the waiting queue is acknowledged.
 - failed again: the record is to be tried again, or has become a dead letter that blocks its key. A
   new message is sent for the record, and the old message is acknowledged.
 - not run: an earlier record of the key has failed again, so no handler gets the record. The record
