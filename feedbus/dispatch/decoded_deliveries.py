@@ -27,8 +27,8 @@ class DecodedDelivery:
         pack: the records; empty if the delivery was not decoded.
         decisions: the decisions on records that have failed, are invalid or must wait, or on the
             whole delivery.
-        is_in_inbox: whether the id of the delivery is in the inbox of the store now. It is set only
-            for a message without an id of its publisher.
+        is_in_inbox: whether the id of the delivery is in the inbox of the store now. The value is
+            set only if the publisher gave no id.
 
     """
 
@@ -50,10 +50,11 @@ class DecodedDelivery:
     def delivery_to_send(self) -> Delivery:
         """Return the delivery from which a retry or dead letter is made.
 
-        If the id of a message without an id is in the inbox, the effect of the handler was
-        committed, but the broker has refused a message of a handler. The retry must be skipped. So
-        the result has the derived id as if the publisher had given it: the consumer of the retry
-        does not take it for a new message with the same content.
+        If the publisher gave no id, feedbus has derived an id from the content. If this id is in
+        the inbox, the effects of the handler were committed, but the broker has refused a message
+        of the handler. So no handler may be called for the retry: the retry must be skipped. Then
+        the result has the derived id as if the publisher had given it. Otherwise the consumer would
+        take the retry for a new message with the same content.
         """
         if self.is_in_inbox:
             return replace(self.delivery, identified=True, retry_id="")
