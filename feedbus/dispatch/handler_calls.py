@@ -54,9 +54,8 @@ class HandlerCalls:
             store: the store for the transactions.
             leftovers: the leftover rows of the outbox, which are sent before the messages of a
                 call; None if the queue does not set `once`.
-            find_overtaken: gets the records of a batch handler with their verdicts, and returns the
-                result of OvertakenRecords.find(). If it is not empty, the effects of the call are
-                discarded.
+            find_overtaken: OvertakenRecords.find(). It gets the records of a batch handler with
+                their verdicts. If it returns any records, the effects of the call are discarded.
 
         """
         self._find_overtaken = find_overtaken

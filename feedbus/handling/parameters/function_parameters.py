@@ -71,8 +71,8 @@ class Parameters:
         try:
             parameters = list(inspect.signature(function).parameters.values())
         except (TypeError, ValueError):
-            # Python may not know the parameters of a function in C. Then the function is called
-            # with its first argument and the bus.
+            # Python may not know the parameters of a function in C. Then the function gets the bus
+            # after its first argument, if the bus is offered.
             return cls((BUS,) if BUS in offer.names else ())
         if first:
             if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
