@@ -94,7 +94,8 @@ class BatchMode:
     def receive(self, raw: RawConnection) -> bool:
         """Wait until a batch is complete; return whether deliveries have arrived.
 
-        The wait ends early when a limit of the run is reached, such as its longest duration.
+        The wait ends early when a waiting record is due, when a signal asks the process to end, or
+        when a limit of the run is reached, such as its longest duration.
 
         A batch is complete when it is full. A batch that is not full is complete when all records
         that have arrived are in it, and one of these is also true:
@@ -112,12 +113,12 @@ class BatchMode:
         run = self._run
         batch, buffer, already_buffered = run.consumer.queue.batch, run.buffer, bool(run.buffer)
         if run.waiting or buffer.has_lanes:
-            # If the buffer is full, the loop at the end of this method reads nothing. Two kinds of
-            # deliveries must be read even then: those of waiting queues, and those of each
-            # generation if the consumer reads queues of several generations. In the second case,
-            # the buffer has a lane for each generation.
+            # If the buffer already has a full batch, the loop at the end of this method reads
+            # nothing. Two kinds of deliveries must be read even then: those of waiting queues, and
+            # those of each generation if the consumer reads queues of several generations. In the
+            # second case, the buffer has a lane for each generation.
             run.receive(raw, 0.0)
-            if run.seconds_until_due() <= 0:
+            if run.seconds_until_due() <= 0:  # due waiting records are handled before a batch
                 run.heartbeats.beat()
                 return bool(buffer)
         else:
@@ -226,7 +227,7 @@ class BatchMode:
 
         The runner calls this when the broker has cancelled a subscription of the consumer. This
         mode does nothing. If the latest batch was the cause of the cancellation, _settle() has
-        already counted the cancellation against the messages of the batch.
+        already passed the messages of the batch to the crash guard.
         """
 
     def on_channel_close(self, error: BaseException) -> None:

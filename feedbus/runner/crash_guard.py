@@ -24,7 +24,7 @@ HUNG = "the handler took longer than handler_timeout"
 
 
 def clear(path: Path) -> None:
-    """Remove the ids of the messages that were in the handler from the file of an ended process.
+    """Remove from the file of an ended process the ids of the messages that were in its handler.
 
     So the end of the process is counted against none of these messages. The supervisor calls this
     function when it has killed a process that did not stop in time.

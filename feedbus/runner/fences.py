@@ -64,7 +64,7 @@ class Fences:
         self._subscriptions = subscriptions
 
     def next_is_fence(self) -> bool:
-        """Whether the next delivery is a fence.
+        """Whether the next delivery is marked as a fence.
 
         If a fence was postponed, and deliveries from queues of another generation have arrived, the
         buffer continues with these deliveries. Then the result is False. The modes of the runner
@@ -76,7 +76,7 @@ class Fences:
         return buffer.next_is_fence
 
     def process_next(self, raw: RawConnection) -> bool:
-        """Process the next delivery, a fence; if it cannot be processed yet, wait for a moment.
+        """Process the next delivery, which is marked as a fence, or wait if that is too early.
 
         The mode of the runner calls this when next_is_fence() is true.
 

@@ -1,8 +1,8 @@
 """The move of waiting records from an ending queue to the shards that own their keys now.
 
 An *ending queue* belongs to an older generation of the ring, and its fence, the message that marks
-its end, has arrived. Each ending queue has a waiting queue. The records that still wait there are
-moved, before the ending queue is deleted.
+its end, has arrived. Each ending queue has a waiting queue. Before the ending queue is deleted, the
+records that still wait there are moved, or handled if they cannot be moved.
 """
 
 from __future__ import annotations

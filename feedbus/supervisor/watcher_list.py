@@ -10,7 +10,7 @@ from typing import Any
 from feedbus.supervisor.forkserver_client import ForkServer
 from feedbus.supervisor.watcher import ProcessWatcher
 
-WORTH_FORKING = 4  # with fewer processes, a fork server takes longer than separate starts
+WORTH_FORKING = 4  # for fewer watchers, a fork server takes longer than separate starts
 # If watchers are replaced, they stop at the same time. The replacements of the watchers that have
 # stopped within this time start together. Another replacement starts when its watcher has stopped.
 TOGETHER_SECONDS = 2.0
