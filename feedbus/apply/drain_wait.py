@@ -26,9 +26,9 @@ class LeavingQueues:
 
     The broker counts only the messages that are ready. A consumer may have received other messages
     that it has not handled yet. So a count of 0 does not prove that the queue is empty. Only the
-    consumer can prove that the queue is empty. It does so when it receives a fence, and then
-    deletes the queue. This object puts the fence into the queue when the queue has no ready
-    messages. At this moment, a queue with `max_length` has room for the fence, too.
+    consumer can prove that the queue is empty, when it receives a fence. Then the consumer deletes
+    the queue. This object puts the fence into the queue when the queue has no ready messages. At
+    this moment, a queue with `max_length` has room for the fence, too.
 
     apply() makes one object.
     """

@@ -191,7 +191,7 @@ QUEUE_CHECKS: tuple[Callable[[Draft, str, Options], Faults], ...] = (
 def _management(draft: Draft) -> Faults:
     """Yield a fault if requests to the management API would send the password without TLS.
 
-    This is a fault only if the broker's URL uses TLS, and the API is on another machine.
+    Such requests are a fault only if the broker's URL uses TLS, and the API is on another machine.
     """
     broker = draft.loaded.get("broker", {})
     url, management = broker.get("url"), broker.get("management")

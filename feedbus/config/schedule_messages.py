@@ -21,7 +21,7 @@ def check_schedule_messages(
 ) -> Faults:
     """Yield a fault for each schedule whose messages would become dead letters.
 
-    This happens if a queue receives them and has no handler for them, if the payload lacks the
+    A message becomes a dead letter if its queue has no handler for it, if the payload lacks the
     field of the queue's `order_by`, or if the message type of the handler refuses the payload.
 
     Args:
@@ -34,7 +34,7 @@ def check_schedule_messages(
         The path of each wrong value in topology.toml, with its fault: what is wrong.
 
     """
-    wrong = {path[:2] for path, _ in draft.report.faults}
+    wrong = {path[:2] for path, _ in draft.report.faults}  # such as ("schedules", "nightly")
     for name, options in draft.loaded.get("schedules", {}).items():
         if ("schedules", name) in wrong:
             continue
@@ -43,7 +43,7 @@ def check_schedule_messages(
             continue
         queues = receiving_queues(draft, options)
         if draft.exchange_type(options) == RING and len(queues) > 1:
-            continue  # the hash of the key selects one of the queues
+            continue  # only one of the queues gets the message, and it is not known here which one
         for queue in queues:
             if queue in handlers_by_queue:
                 yield from _refused(draft, name, queue, handlers_by_queue[queue], root)

@@ -191,8 +191,7 @@ def _exchange(draft: Draft, path: KeyPath, options: Options) -> Faults:
     """Yield a fault if the exchange of a schedule does not exist or does not suit the schedule.
 
     The exchange must publish JSON, and a queue must get messages with the schedule's routing key.
-
-    On a ring, a schedule without a key is refused, too, as publish() refuses it.
+    On a ring, the schedule must set a key, because the key selects the shard.
 
     Args:
         draft: the loaded values of the file.

@@ -315,7 +315,7 @@ class ConsumerQueues:
     def _removed_queue(self, connection: Connection) -> Iterator[Sequence[ReadableQueue]]:
         """If the own queue was removed from the topology, yield it whenever it has no reader.
 
-        This is repeated until the queue is deleted on the broker. If several consumers read the
+        The queue is yielded again until it is deleted on the broker. If several consumers read the
         queue, each of them stops reading when it receives the fence. The consumer that reads last
         deletes the queue. If this consumer ends before it has deleted the queue, another consumer
         reads the queue again.
@@ -406,7 +406,10 @@ class ConsumerQueues:
         return True
 
     def _is_in_state(self, connection: Connection, generation: Generation) -> bool:
-        """Whether the state has this old generation; True if the state cannot be read now."""
+        """Whether the state has this old generation; True if the state cannot be read now.
+
+        In the second case, _forget() reads the ledger.
+        """
         channel = connection.channel()
         state = ring_state.read(channel, self._topology, generation.exchange)
         channel.close()

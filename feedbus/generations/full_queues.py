@@ -54,9 +54,9 @@ def repeat_while_full(
             if not waits:
                 _report(error.generation)
                 on_full()
-                # The full queue can be in a ring whose consumers do not read it yet. This is so if
+                # The full queue can be in a ring whose consumers do not read it yet, for example if
                 # an earlier process has switched to this ring, and was killed before it notified
-                # the consumers. They still read only the older ring, so they are notified now.
+                # the consumers. Such consumers read only the older ring. So they are notified now.
                 states = ring_state.exact_states(connection, topology)
                 notify_consumers(connection, topology, states.values())
             waits = True

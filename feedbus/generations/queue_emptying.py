@@ -49,8 +49,9 @@ class QueueEmptier:
     probe to the queue, and receives the probe without another message.
 
     This object consumes from the queue. The leader no longer counts messages that are on their way
-    to this object. They arrive before the broker's answer to basic.cancel. So when the queue seems
-    to be empty, the object cancels its consumer, and begins again if messages have arrived.
+    to this object. Such messages arrive before the broker's answer to basic.cancel. So when the
+    queue seems to be empty, the object cancels its consumer, and begins again if messages have
+    arrived.
 
     It is used to delete a queue that gets no more messages, and to move the messages of a queue
     that is kept.
@@ -176,7 +177,7 @@ class QueueEmptier:
         while self._receive():
             has_received = True
             if self._move is None:
-                break
+                break  # the caller only needs to know that the queue is not empty
             batch = [
                 self._received.popleft() for _ in range(min(self._at_once, len(self._received)))
             ]
@@ -199,7 +200,7 @@ class QueueEmptier:
     def _check_empty(self) -> bool:
         """Return whether the queue is empty, according to its leader.
 
-        The method may receive messages. They are added to the received messages, to be moved later.
+        If the method receives messages, it adds them to `_received`, so that they are moved later.
         """
         if not self._probing:
             try:

@@ -63,10 +63,10 @@ def has_arguments(found: SeenQueue, wanted: dict[str, Any]) -> bool:
 
 
 def has_other_arguments(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
-    """Whether the queue of a consumer exists with other arguments; False for a queue of a ring.
+    """Whether the queue of a consumer exists with other arguments; False for a shard.
 
     If the result is True, the queue has to be replaced: `feedbus plan` shows the replacement, and
-    `feedbus apply` carries it out.
+    `feedbus apply` carries it out. For shards, a switch declares a new ring instead.
 
     Args:
         topology: the topology, which declares the arguments.
@@ -265,6 +265,7 @@ class QueueReplacement:
             exit_after_step("retries-parked")
             self._empty()
             exit_after_step("queue-deleted")
+        # If an interrupted replacement has deleted the queue already, only these steps are left.
         if (
             Names(self.topology).gate(self.consumer)
             in inventory.read_inventory(self.topology).exchanges

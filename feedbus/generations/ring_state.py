@@ -4,11 +4,13 @@ A draining generation is an earlier one whose queues are not all deleted yet.
 
 The state is one message, and the broker keeps two copies of it. Consumers and publishers read the
 copy in the readers' queue. A reader takes the message out of this queue for a moment. If another
-process finds no message meanwhile, it tries again. It may also find an older state. An older state
-is harmless: a consumer finds that old queues are already deleted, and reads the state again when it
-receives a fence. A publisher gets packs back, and sends their records as single messages. A process
-that changes the state needs the latest state, so it reads the other copy, in the ledger. Meanwhile
-it holds the *topology's lock*, a lock on the broker that only one process can hold at a time.
+reader finds no message meanwhile, it tries again. A reader may also find an older state. An older
+state is harmless: a consumer finds that old queues are already deleted, and reads the state again
+when it receives a fence. A publisher gets packs back, and sends their records as single messages.
+
+A process that changes the state needs the latest state, so it reads the other copy, in the ledger.
+Meanwhile it holds the *topology's lock*, a lock on the broker that only one process can hold at a
+time.
 
 If another program has put a message of its own into the readers' queue, readers also use the ledger
 and the lock.
@@ -107,7 +109,7 @@ class RingState:
 
     @property
     def ending(self) -> tuple[Generation, ...]:
-        """The draining generations whose queues get no more messages."""
+        """The draining generations whose queues get no more messages, except fences and probes."""
         # A switch that is not complete concerns only the newest old ring: the switches before it
         # were completed first, and no message is put into the queues of older rings.
         return self.draining if self.switch_complete else self.draining[:-1]
@@ -236,7 +238,7 @@ def read_locked(channel: Channel, topology: Topology, exchange: str) -> RingStat
 def read_all_locked(channel: Channel, topology: Topology) -> dict[str, RingState]:
     """Read the state of each ring that has one, by the name of its exchange.
 
-    The caller holds the topology's lock, and is about to change the rings.
+    The caller holds the topology's lock.
 
     Args:
         channel: a channel to the broker.
@@ -294,21 +296,22 @@ def repair(channel: Channel, names: Names, state: RingState) -> None:
 def write(channel: Channel, names: Names, state: RingState) -> RingState:
     """Write a state with the next serial number to both queues, and return the written state.
 
-    The two queues are the readers' queue and the ledger. Older states are deleted last.
+    The two queues are the ledger and, after it, the readers' queue. Older states are deleted last.
 
     It is called for each change of the state. The caller holds the topology's lock.
 
     Args:
         channel: a channel to the broker.
         names: the names of the topology's objects on the broker.
-        state: the state to write; its serial number is ignored.
+        state: the state to write, with the serial number of the state that it replaces.
 
     Raises:
         BrokerOutage: another program has deleted one of the queues meanwhile.
 
     """
     written = replace(state, serial=state.serial + 1)
-    # In the message, "settled" is switch_complete, and "scattered" is disordered_draining.
+    # In the message, switch_complete is "settled", and disordered_draining is "scattered". These
+    # older names stay, because other versions of feedbus read the message, too.
     body = json.dumps(
         {
             "current": _as_json(written.current),

@@ -80,6 +80,7 @@ def switch_ring(
             RingState(wanted_generation, switch_complete=False), topology
         )
     elif same_ring(state.current, wanted_generation) and not state.disordered:
+        # Queues of the ring that an operator has deleted are declared again.
         broker.declare_ring(channel, names, state.current)
         earlier_state, state = state, older_topology_files.with_newer_source(state, topology)
         if state != earlier_state:

@@ -28,7 +28,7 @@ from feedbus.topology import Generation, Topology
 from feedbus.units import write_duration
 
 # Exchanges of these roles belong to an entry, the exchange in front of a ring, or to a gate, the
-# exchange in front of a queue that is being replaced. They are deleted after all entries and gates.
+# exchange in front of a queue that is being replaced. Entries and gates are deleted first.
 BEHIND_AN_ENTRY = {*OF_AN_EXCHANGE, Role.GATE_HELD}
 
 
@@ -44,7 +44,7 @@ class Comparison:
         states: maps the name of each hash exchange to the state of its ring.
         delete_nonempty: names of queues that may be deleted with their messages.
         removed: the names of the consumers that the supervisor of this host still has, but that are
-            not in the topology any more. They empty their queues before they end.
+            not in the topology any more. These consumers empty their queues before they end.
         changes: the changes; compare() adds them.
         matched_names: the names in delete_nonempty for which compare() has found a queue that has
             messages and will be deleted.

@@ -107,9 +107,7 @@ class HotKey:
 
 @dataclass(frozen=True, slots=True)
 class RingChange:
-    """A hash exchange that gets a new generation, with the consequences.
-
-    It is part of a Plan.
+    """A hash exchange that gets a new generation, with the consequences; a part of a Plan.
 
     Attributes:
         exchange: the name of the exchange in topology.toml.
@@ -133,7 +131,7 @@ class RingChange:
         measured_seconds: for how long the rates were measured; None if they were not measured.
         waits: the old shards that have messages; the shard with the most messages comes first.
         waits_for_all: whether the records of every key wait until all old shards are empty, because
-            it is not known which old shards can have records of a key.
+            predecessors.are_known() returns False for a queue of the exchange.
         hot_key: the key of a sample that is too busy for one shard; None if there is none, or if no
             sample was given.
 
@@ -162,9 +160,7 @@ class RingChange:
 
 @dataclass(frozen=True, slots=True)
 class Draining:
-    """An old generation whose queues are not all deleted yet.
-
-    It is part of a Plan.
+    """An old generation whose queues are not all deleted yet; a part of a Plan.
 
     Attributes:
         exchange: the name of the exchange in topology.toml.
@@ -197,8 +193,8 @@ class Watchers:
         kept: names that run as the topology declares them.
         started: maps the name of each watcher that is started again to the reason: it is stopped,
             it has given up after too many failed starts, or it runs too few or too many processes.
-        schedules: the names of schedules that run with other options. They belong to the watcher of
-            the operations process.
+        schedules: the names of schedules that run with other options. All schedules belong to the
+            watcher of the operations process.
         reloads: whether the supervisor applies changes of files without a command.
 
     """
@@ -215,9 +211,7 @@ class Watchers:
 
 @dataclass(frozen=True, slots=True)
 class ObjectsToChange:
-    """The names of the objects on the broker that `feedbus apply` changes.
-
-    It is part of a Plan.
+    """The names of the objects on the broker that `feedbus apply` changes; a part of a Plan.
 
     Attributes:
         exchanges: the exchanges to declare again.
@@ -233,8 +227,8 @@ class ObjectsToChange:
             `nonempty`.
         deleted_queues: queues to be deleted.
         used_by_others: the queues of deleted_queues from which other programs consume.
-        nonempty: the queues of deleted_queues that are deleted with their messages. This includes
-            each empty queue that --delete-nonempty names.
+        nonempty: the queues of deleted_queues that are deleted with their messages, including the
+            empty queues that --delete-nonempty names.
         deleted_exchanges: exchanges to be deleted; the entries of hash exchanges come first.
 
     """
@@ -263,8 +257,8 @@ class Plan:
         draining: the old generations that are not deleted yet.
         watchers: the differences of the watchers; None if no supervisor runs.
         notes: further sentences for the operator.
-        unacknowledged_age_seconds: RabbitMQ reports the numbers of unacknowledged messages late.
-            This is the largest age of these numbers. It is 0 if they are as new as the others.
+        unacknowledged_age_seconds: the largest age of the numbers of unacknowledged messages, which
+            RabbitMQ reports late. It is 0 if these numbers are as new as the other numbers.
         work: the names of the objects that `feedbus apply` changes.
 
     """

@@ -36,8 +36,8 @@ def changes(
         topology: the wanted state.
         seen: the objects that the broker has.
         states: maps the name of each hash exchange to the state of its ring.
-        predict: whether to predict which keys move, and how long they wait. That takes some
-            seconds.
+        predict: whether to predict which keys move, and how long they wait. The prediction takes
+            some seconds.
 
     """
     rates = Rates(topology.var / "metrics") if predict else None

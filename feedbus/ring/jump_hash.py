@@ -39,7 +39,7 @@ Jump = Callable[[int, int], int]
 def draws(key_hash: int) -> Iterator[int]:
     """Yield the 64-bit outputs of the exs1024 (xorshift1024*) generator that a hash seeds.
 
-    They are the random numbers of jump consistent hashing for this hash, and do not end.
+    The outputs are the random numbers of jump consistent hashing for this hash. They do not end.
 
     Args:
         key_hash: the hash of a routing key, of which 21 bits are used.

@@ -19,7 +19,7 @@ MAX_BUCKETS = 10_000  # the largest number of buckets of a ring
 # RabbitMQ 3.10 then drops each message immediately.
 NO_DELIVERY_LIMIT = 2**31 - 1
 
-# The properties with which a queue is declared. They cannot be changed on an existing queue.
+# The properties with which a queue is declared, and which an existing queue keeps.
 DECLARED = (
     "type",
     "single_active_consumer",

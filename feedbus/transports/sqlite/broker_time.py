@@ -73,8 +73,8 @@ class BrokerTime:
     def now_ms(self) -> int:
         """Return the broker's time in milliseconds, by which messages expire.
 
-        It never goes backwards, except on a system that does not report the time since its boot.
-        There, it is the wall clock's time.
+        It never goes backwards, except on a system that does not report the time since its boot. On
+        such a system, it is the wall clock's time.
         """
         if self._offset_ms is None:
             return wall_ms()

@@ -105,7 +105,7 @@ def store(
         The confirms, nacks and returns to report; and the error of the missing exchange, or None.
     """
     outcomes: list[Outcome] = []
-    # Accepted messages in sequence are confirmed together. This is the tag of the last one.
+    # Accepted messages in sequence are confirmed together, with the tag of the last one.
     accepted_tag = 0
     failure = None
     for item in outgoing:

@@ -69,8 +69,8 @@ class Connection(RegisteredConnection):
     def wakes_on_signals(self) -> bool:
         """Whether a handled signal ends the wait of drain_events() in the calling thread.
 
-        This is true only in the main thread. feedbus's runner reads this property to decide how
-        long one wait may be.
+        The result is True only in the main thread. feedbus's runner reads this property to decide
+        how long one wait may be.
         """
         return threading.current_thread() is threading.main_thread()
 

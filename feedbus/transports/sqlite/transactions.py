@@ -117,9 +117,9 @@ class Transaction:
     def write_state(self) -> None:
         """Write the numbers of ready messages that have changed, and the row of the table `state`.
 
-        This is the last step before the commit. The row contains two counts of changes, `topology`
-        and `owners`. When a count differs, another connection reads again the data that it keeps
-        in memory.
+        The call is the last step before the commit. The row contains two counts of changes,
+        `topology` and `owners`. When another connection finds that a count has changed, it reads
+        again the data that it keeps in memory.
         """
         changed = [(change, queue) for queue, change in self._depths.items() if change]
         if changed:

@@ -11,8 +11,8 @@ from feedbus.transports.sqlite.backend_interfaces import FAREWELL, WakeUps
 from feedbus.transports.sqlite.signal_pipe import pipe
 
 FALLBACK_SECONDS = 1.0  # the time between checks, if some wake-ups or deaths are not reported
-# A child of a dead process may still hold the lock of a dead connection. This is the time between
-# two checks of this lock.
+# A child of a dead process may still hold the lock of a dead connection. The lock is checked again
+# after this time.
 LINGER_SECONDS = 0.1
 # The events: another connection sent a wake-up; another connection or its process ended; a signal
 # was handled; the descriptor of wake_on() is readable.
