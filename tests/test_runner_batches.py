@@ -77,6 +77,22 @@ def test_a_lone_record_waits_for_nobody_and_those_after_it_gather(
     assert batches == [[1], [2, 3, 4, 5]]
 
 
+def test_the_longest_time_of_a_run_ends_the_wait_of_a_batch(make: Callable[..., System]) -> None:
+    system = make(queue(batch=Batch(4, 2 * GENEROUS_SECONDS)))
+    batches: list[list[int]] = []
+
+    def work(records: Records, _bus: Bus) -> None:
+        batches.append(records.column("n"))
+        if len(batches) == 1:
+            system.publish([2])
+
+    system.publish([1])
+    started = time.monotonic()
+    assert system.run(work, batch=True, max_runtime_seconds=1.0) == "ran for 1 s"
+    assert time.monotonic() - started < GENEROUS_SECONDS
+    assert batches == [[1], [2]]
+
+
 def test_a_retry_that_becomes_due_ends_the_wait_of_a_batch(make: Callable[..., System]) -> None:
     options: dict[str, Any] = {"order_by": "n", "retry": RetryPolicy((0.1,))}
     system = make(queue(batch=Batch(4, 2 * GENEROUS_SECONDS), **options))

@@ -46,6 +46,7 @@ class BatchMode:
         self._fences = Fences(run, subscriptions)
         self._small_deliveries = SmallDeliveries.of(run.consumer.queue)
         self._last_batch_at = -math.inf  # when the latest batch began
+        self._is_collecting = False  # whether the buffer has a batch that is not complete yet
         # How many records of the buffer may be handled before waiting records are handled again;
         # infinity for no limit. The number becomes negative if a delivery had more records than the
         # number.
@@ -92,17 +93,19 @@ class BatchMode:
         return None
 
     def receive(self, raw: RawConnection) -> bool:
-        """Wait until a batch is complete; return whether deliveries have arrived.
+        """Wait for deliveries; return whether a batch of them must be handled now.
 
-        The wait ends early when a waiting record is due, when a signal asks the process to end, or
-        when a limit of the run is reached, such as its longest duration.
+        During a long `batch.wait`, the method also returns False, after some seconds at most. So
+        the runner sends heartbeats and checks its queues. Then it calls the method again.
 
         A batch is complete when it is full. A batch that is not full is complete when all records
         that have arrived are in it, and one of these is also true:
 
         - The handling of the previous batch began at least `batch.wait` ago. So if a record arrives
           later than that, it is handled immediately.
-        - The buffer already had deliveries when this wait began.
+        - The buffer has deliveries that arrived before this batch was collected.
+        - A record of a waiting queue may be handled.
+        - The run must end, because of a signal or a limit such as its longest duration.
 
         The runner calls this in a loop, before handle_next().
 
@@ -111,7 +114,9 @@ class BatchMode:
 
         """
         run = self._run
-        batch, buffer, already_buffered = run.consumer.queue.batch, run.buffer, bool(run.buffer)
+        batch, buffer = run.consumer.queue.batch, run.buffer
+        has_rest = bool(buffer) and not self._is_collecting  # of deliveries that arrived earlier
+        self._is_collecting = False
         if run.waiting or buffer.has_lanes:
             # If the buffer already has a full batch, the loop at the end of this method reads
             # nothing. Two kinds of deliveries must be read even then: those of waiting queues, and
@@ -127,23 +132,28 @@ class BatchMode:
             run.receive(raw, run.wait_seconds(raw))
             run.heartbeats.beat()
             return bool(buffer)
-        if already_buffered:
-            deadline = run.clock.monotonic()
-        elif buffer:
-            deadline = self._last_batch_at + batch.wait_seconds
-        else:
-            deadline = run.clock.monotonic() + run.wait_seconds(raw)
+        now = run.clock.monotonic()
+        complete_at = now if has_rest else self._last_batch_at + batch.wait_seconds
+        wait_until = now
+        if complete_at > now or not buffer:
+            wait_until += run.wait_seconds(raw, has_unsettled=bool(buffer))
         while buffer.records < batch.size and not run.stop_requested.is_set():
+            deadline = min(wait_until, complete_at) if buffer else wait_until
             if run.waiting:
                 deadline = min(deadline, run.clock.monotonic() + run.seconds_until_due())
-            had_deliveries = bool(buffer)
             try:
                 raw.drain_events(timeout=max(deadline - run.clock.monotonic(), MIN_WAIT_SECONDS))
             except TimeoutError:
                 break
-            if buffer and not had_deliveries:
-                deadline = self._last_batch_at + batch.wait_seconds
         run.heartbeats.beat()
+        if (
+            buffer.records < batch.size
+            and run.clock.monotonic() < complete_at
+            and run.seconds_until_due() > 0
+            and run.end_reason() is None
+        ):
+            self._is_collecting = bool(buffer)
+            return False
         return bool(buffer)
 
     def handle_waiting_records(self, raw: RawConnection) -> bool:

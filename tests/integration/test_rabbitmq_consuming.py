@@ -21,9 +21,10 @@ from feedbus.bus import Bus, LiveBus
 from feedbus.generations import topology_setup
 from feedbus.generations.probes import Probes
 from feedbus.metrics import Metrics
+from feedbus.records import Records
 from feedbus.ring import Ring
 from feedbus.store.peewee import close_bound, database
-from feedbus.topology import RetryPolicy
+from feedbus.topology import Batch, RetryPolicy
 from store import migrations
 from tests.ordered_queues import Failing, published, work
 from tests.projects import PATIENCE_SECONDS, meanwhile, wait_until
@@ -242,6 +243,27 @@ def test_heartbeats_go_on_while_a_handler_works(rabbitmq, tmp_path: Path):
         system.publish([2])
         wait_until(lambda: len(system.seen) > 1)
     assert system.seen == [1, 2]
+    assert metrics.value(OUTAGES, "work", "broker") == 0
+
+
+def test_heartbeats_go_on_while_a_batch_waits_for_more_records(rabbitmq, tmp_path: Path):
+    system = System.at(
+        tmp_path, queue(batch=Batch(4, 6.0)), broker_url=f"{rabbitmq.url}?heartbeat=1"
+    )
+    metrics = Metrics.none()
+    batches: list[list[int]] = []
+
+    def work(records: Records, _bus: Bus) -> None:
+        batches.append(records.column("n"))
+
+    with system.running(work, metrics=metrics, batch=True):
+        system.publish([1])
+        wait_until(lambda: batches == [[1]])
+        system.publish([2])
+        time.sleep(3.0)
+        system.publish([3])
+        wait_until(lambda: len(batches) > 1)
+    assert batches == [[1], [2, 3]]
     assert metrics.value(OUTAGES, "work", "broker") == 0
 
 
