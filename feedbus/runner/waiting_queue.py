@@ -37,7 +37,7 @@ class WaitingQueue:
     waiting queue of a queue. Only then does it subscribe to the queue itself.
 
     A waiting queue is *ending* if its shard belongs to an older generation, and its records are to
-    be moved to the waiting queues of the current generation.
+    be moved to the waiting queues of a later generation.
 
     Attributes:
         queue: the name of the waiting queue on the broker.

@@ -68,6 +68,7 @@ class AppliedSettings:
         for options in watchers(topology):
             name = options["name"]
             counts[name] = options["numprocesses"]
+            # The process id of the supervisor is not an option: it differs after each start.
             environment = {k: v for k, v in options["env"].items() if k != SUPERVISED}
             consumer = topology.consumers.get(name)
             declared: Any = asdict(queues[consumer.queue.name]) if consumer else {}

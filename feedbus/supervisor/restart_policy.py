@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 # If a process ends after it was ready for longer than this, it did not fail right after its start.
 SETTLED_SECONDS = 1.0
-# The same limit, from the start, for a process that does not report when it is ready.
+# The same limit, from the start, for a process that was never ready, or does not report when it is.
 SILENT_SECONDS = 10.0
 # The wait after the second end in a row soon after the start. Each further such end doubles it.
 FIRST_WAIT_SECONDS = 0.25

@@ -80,7 +80,7 @@ class Supervision:
         self.on_started = on_started
         self.fork_server = fork_server
         self.started_at = time.monotonic()
-        self.checking = False
+        self.checking = False  # whether _check_ready() is called repeatedly
         folder = run_folder(topology)
         # This process already has these child processes. They are not processes of the topology, so
         # the supervisor does not end them.

@@ -87,7 +87,7 @@ class ProcessWatcher(UnlockedWatcher):
         self._ending: Any = None  # the process that is being reaped, for _on_process_end()
         self._ending_groups: set[int] = set()  # the process groups that are being ended
         self._turn = asyncio.Lock()  # held during a start or stop, so that only one of them runs
-        self.longest_stop_seconds = math.inf
+        self.longest_stop_seconds = math.inf  # the limit that shorten_stop() has set
         self.hooks["after_reap"] = self._on_process_end
         self._create_redirectors()
 

@@ -27,8 +27,8 @@ from feedbus.topology import OPERATIONS, Consumer, Process, Queue, Topology
 KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 # The name of the supervisor's log, and the value of the field `consumer` in its own events.
 SUPERVISOR = "supervisor"
-LOG_BYTES = 10 * 2**20
-LOG_BACKUPS = 3
+LOG_BYTES = 10 * 2**20  # the size at which a log file is rotated
+LOG_BACKUPS = 3  # how many older log files are kept
 # The default time in which a process must end. For a consumer, the time limit of its handler is
 # added.
 STOP_SECONDS = 5.0
