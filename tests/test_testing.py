@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import traceback
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,11 +13,16 @@ import pytest
 
 from feedbus import DeadLetter, Outage
 from feedbus.errors import Unroutable, UsageError
+from feedbus.generations import topology_setup
 from feedbus.inline import NeverDone
+from feedbus.records.packs import Pack
 from feedbus.testing import RecordingBus
-from feedbus.testing.observations import Handled, Published
+from feedbus.testing.observations import Handled, Published, RecordingSender
 from tests.projects import PATIENCE_SECONDS
 from tests.shops import Shop, order
+from tests.small_topologies import sharded
+from tests.system_fixtures import closing_store
+from tests.systems import System
 
 
 @pytest.fixture(scope="module")
@@ -245,3 +250,19 @@ def test_a_recording_bus_knows_the_exchanges_of_its_topology(shop):
     with pytest.raises(UsageError, match="cannot publish"):
         bus.publish("receipts", {"id": object()}, key="mail.ann")
     assert len(bus.published) == 1
+
+
+def test_refused_records_of_a_pack_that_was_sent_again_as_single_messages_are_not_published(
+    tmp_path,
+):
+    full = {"max_length": 1, "overflow": "reject-publish"}
+    with closing_store():
+        before = System.at(tmp_path, sharded(1, **full), pack=3).topology
+        published: list[Published] = []
+        sender = RecordingSender(before, published)  # it knows only the first ring
+        topology_setup.set_up(replace(before, queues={"shard": sharded(2, **full)}))
+        pack = Pack.numbered("0" * 24, ["k", "k", "k"], {}, {"n": [1, 2, 3]})
+        refusals = sender.send(sender.encoder.encode("ring", pack))
+        sender.close()
+        assert [refusal.pack is not None for refusal in refusals] == [True, True]
+        assert [record.payload for record in published] == [{"n": 1}]

@@ -115,11 +115,17 @@ class RecordingSender(Sender):
         sent = list(messages)
         refusals = super().send(sent)
         refused = {id(refusal.message) for refusal in refusals}
+        # The records of a pack can be sent again as single messages; see Refusal.pack.
+        refused_records = {(id(each.pack), each.message.message_id) for each in refusals}
         for message in sent:
             # Other messages are retries, dead letters and waiting records: their records were
             # published before.
             if id(message) not in refused and message.counted_as in self._exchanges:
-                self._published += self._records(message)
+                self._published += (
+                    record
+                    for record in self._records(message)
+                    if (id(message), record.message_id) not in refused_records
+                )
         return refusals
 
     def _records(self, message: Outgoing) -> Iterable[Published]:
