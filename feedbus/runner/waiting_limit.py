@@ -1,8 +1,8 @@
 """The checks of the option `waiting_limit`: whether too many records of a consumer wait.
 
-There are two limits, each with the value of the option. One counts the records that wait for
-earlier records of their keys. The other counts the records that wait for old queues: the queues of
-older generations of a ring.
+There are two limits, each with the value of the option. One counts the records that wait for their
+next attempt, or for earlier records of their keys. The other counts the records that wait for old
+queues: the queues of older generations of a ring.
 """
 
 from __future__ import annotations
@@ -63,9 +63,10 @@ class WaitingLimit(ABC):
 
 
 class RetryLimit(WaitingLimit):
-    """The limit of records that wait for earlier records of their keys.
+    """The limit of records that wait for their next attempt, or for earlier records of their keys.
 
-    While the limit is reached, the consumer *holds*: it handles only waiting records. Records that
+    With `block_on_dead`, the dead letters that block a key also count. While the limit is reached,
+    the consumer *holds*: it handles only waiting records, and requeued dead letters. Records that
     wait for old queues do not count for this limit. If they did, a consumer that holds because of
     them would never handle the deliveries of the old queues.
 
