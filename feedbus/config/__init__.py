@@ -38,7 +38,8 @@ def load(
     Args:
         path: the file; relative paths in it are relative to its folder.
         environ: the environment variables: the values of ${VAR} in the file.
-        import_handlers: whether to import every handler, too, and to check that it fits its queue.
+        import_handlers: whether to import the handlers and the other Python objects in the file,
+            too, and to check that they suit the options.
         text: the content of the file, if the caller has read it already; None to read the file.
         connects: whether the caller connects to the broker or the store, or starts processes. If
             not, variables in the URLs of the broker and the store, and in the environments of
@@ -92,8 +93,8 @@ def located(
 ) -> Path:
     """Return the path of the topology file.
 
-    The result is the given path. Without one, it is the path in FEEDBUS_TOPOLOGY; if this variable
-    is not set either, it is topology.toml in the current folder.
+    The result is the given path. If no path is given, it is the path in the variable
+    FEEDBUS_TOPOLOGY or, if this variable is not set, topology.toml in the current folder.
 
     Args:
         path: the path that the user gave, or None.

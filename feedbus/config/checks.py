@@ -97,6 +97,7 @@ def _stream(draft: Draft, queue: str, options: Options) -> Faults:
 
 def _wait(draft: Draft, queue: str, options: Options) -> Faults:
     batch = options.get("batch", {})
+    # has() is also True for an invalid size, whose fault is reported already.
     if batch.get("wait_seconds") and not draft.report.has(draft.at(queue, "batch", "size")):
         message = "has no effect without size: each batch then has one record"
         yield (

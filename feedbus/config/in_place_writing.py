@@ -17,9 +17,9 @@ def overwrite(path: Path, content: bytes) -> None:
     The function writes a new file in the same folder, and gives it the owner, mode, access lists
     and other attributes of the old file. Then it renames the new file to the name of the old file.
 
-    In these cases, it writes into the old file instead: the old file has hard links or is a mount
-    point, or no such new file can be created. Before it writes, it reserves the disk space, so that
-    a full disk changes nothing.
+    The function writes into the old file instead if the old file has hard links or is a mount
+    point, or if no such new file can be created. Before it writes into the old file, it reserves
+    the disk space, so that a full disk changes nothing.
 
     `feedbus balance` uses the function to write new weights into topology.toml.
 

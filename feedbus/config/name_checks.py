@@ -100,7 +100,7 @@ def _differing_in_case(what: str, named: Iterator[tuple[str, KeyPath]]) -> Fault
     reported: set[tuple[KeyPath, KeyPath]] = set()
     for name, path in named:
         first, owner = owners.setdefault(name.casefold(), (name, path))
-        if owner == path or (owner, path) in reported:
+        if owner == path or (owner, path) in reported:  # two tables can have many equal names
             continue
         reported.add((owner, path))
         same = "is" if first == name else f"differs only in case from '{first}', which is"

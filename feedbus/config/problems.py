@@ -24,7 +24,7 @@ class Fault:
     Attributes:
         expected: the expected value, in words.
         message: the text of the problem; "" for the text "expected …, got …".
-        got: the found value, as the text shows it; None to read it from the file.
+        got: the found value, as the text shows it; with None, the Report takes it from the file.
         suggestion: a known name that is similar to the found name; "" if there is none.
         at_key: whether the problem is at the key, not at the value.
         hidden: whether the found value may be a secret, so that only its kind is shown.

@@ -112,7 +112,7 @@ def open_channel(topology: Topology) -> Iterator[Channel]:
     At the end of the block, dead letters that are not settled return to their queue.
 
     Args:
-        topology: the topology; its objects on the broker are declared if they are missing.
+        topology: the topology; if the broker has none of its objects, they are declared.
 
     Raises:
         BrokerOutage: the broker is unavailable.

@@ -45,7 +45,7 @@ class Requeue:
       owns its key now.
     - For an external queue, it is the default exchange, because feedbus does not bind external
       queues.
-    - For any other queue, it is a temporary exchange that is bound only to this queue. So a dead
+    - For any other queue, it is a temporary exchange to which only this queue is bound. So a dead
       letter keeps its routing key, and no other queue gets it.
 
     With `block_on_dead`, records wait for a dead letter of their key. When their number reaches

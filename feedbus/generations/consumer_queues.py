@@ -57,12 +57,12 @@ class ReadableQueue:
 class ConsumerQueues:
     """Determines which queues one consumer reads, and in which order.
 
-    The queues of an old generation are divided among the current consumers. Each old queue is read
-    up to its fence, then deleted. A consumer reads its share of the old queues together with its
-    own queue. A record in the own queue waits until the old queues that can have earlier records of
-    its key are deleted. For some queues, it is not known which old queues can have earlier records
-    of a key (predecessors.are_known()). Then the consumer reads its own queue only after all old
-    queues are deleted.
+    Each queue of an old generation is assigned to one of the current consumers. It is read up to
+    its fence, then deleted. A consumer reads its share of the old queues together with its own
+    queue. A record in the own queue waits until the old queues that can have earlier records of
+    its key are deleted. On some queues, records cannot wait only for the old queues of their keys
+    (predecessors.are_known() returns False). Then the consumer reads its own queue only after all
+    old queues are deleted.
 
     The runner creates one ConsumerQueues object for each connection.
     """
@@ -188,8 +188,8 @@ class ConsumerQueues:
     def reads_all_at_once(self) -> bool:
         """Whether the queues of all generations are read at the same time.
 
-        The result is True if the exchange has old generations, and if it is known for each key
-        which old queues can have earlier records of the key.
+        The result is True if the exchange has old generations, and if records can wait only for the
+        old queues of their keys (predecessors.are_known()).
         """
         return (
             self._state is not None
@@ -345,7 +345,7 @@ class ConsumerQueues:
     def _await_deletion(self, connection: Connection, queue: str) -> bool:
         """Wait until a queue is deleted; return False if the run ends or the ring changes first.
 
-        If the ring changes, the old queues are divided again among the new consumers. Then this
+        If the ring changes, the old queues are assigned again, to the new consumers. Then this
         consumer may get a queue that was assigned to another consumer.
         """
         checks = itertools.count(1)

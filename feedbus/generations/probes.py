@@ -155,7 +155,7 @@ class Probes:
         self._put_at = self._clock.monotonic()
 
     def count_if_probe(self, message_id: object) -> bool:
-        """Return whether a message is the awaited probe, and count it if it is.
+        """Return whether a message is the awaited probe; if so, count the probe as returned.
 
         The reader calls this for each fence that it receives.
 

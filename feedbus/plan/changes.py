@@ -50,7 +50,7 @@ class Evenness:
     Attributes:
         shards: the number of shards.
         max_over_share: the predicted number of keys of the busiest shard, divided by the number
-            that it should have by its weight.
+            that this shard should have by its weight.
 
     """
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 
 def max_over_share(records: Mapping[str, float], members: Iterable[tuple[str, int]]) -> float:
-    """Return the largest ratio of a queue's load to its share by weight; 1 means that all are even.
+    """Return the largest ratio of a queue's load to its share by weight; 1 if all have their share.
 
     `feedbus plan` and `feedbus spread` print it.
 

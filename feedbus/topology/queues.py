@@ -148,7 +148,7 @@ class Queue:
         max_messages: a consumer is restarted after this number of messages.
         handler_timeout_seconds: the time limit of a call of the handler.
         memory_limit_bytes: a process that uses more memory is restarted.
-        processes: how many processes read the queue, or each shard.
+        processes: how many processes each host starts for the queue, or for each shard.
         user: the user that the processes run as; None for the user who starts feedbus.
         start_retries: after this many failures in a row, each right after the start of a process,
             no process is started any more.

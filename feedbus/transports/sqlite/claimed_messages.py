@@ -77,7 +77,7 @@ class ClaimedMessages:
         ]
         if not free_consumers or self._link.owner is None:
             return False
-        self._next_consumer += 1
+        self._next_consumer += 1  # each time, another consumer claims first
         first = self._next_consumer % len(free_consumers)
         arrivals: list[Arrival] = []
         unsettled_counts = [consumer.unsettled_count for consumer in free_consumers]

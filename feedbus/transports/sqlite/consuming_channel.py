@@ -94,6 +94,7 @@ class ConsumingChannel(BaseChannel):
             if tag in self._group.consumers:
                 msg = f"NOT_ALLOWED - attempt to reuse consumer tag '{tag}'"
                 raise NotAllowed(msg, (60, 20))
+            # An exclusive consumer of a dead connection must not prevent another consumer.
             delivery_owners.remove_dead(tx, link.liveness, owner)
             found_queue = queues.find_queue(tx, queue, owner, (60, 20))
             self._check_exclusive(tx, found_queue, exclusive=exclusive)

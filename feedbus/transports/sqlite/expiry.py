@@ -21,6 +21,7 @@ def expire_due(tx: Transaction) -> None:
     if tx.armed_ms is None or tx.armed_ms > tx.now_ms:
         return  # nothing is due, or another connection was faster
     for queue in tx.routes.queues.values():
+        # A queue with consumers is in use. unused_until() returns None for it.
         if queue.expires_ms is not None and (unused_until(tx, queue) or tx.now_ms + 1) <= tx.now_ms:
             delete_queue(tx, queue)
         elif queue.may_have_ttl:
