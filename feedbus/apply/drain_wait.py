@@ -55,13 +55,15 @@ class LeavingQueues:
     def messages_left(self) -> list[int | None]:
         """Return the number of ready messages of each queue; None if the queue is drained.
 
-        A queue that has no ready messages gets a fence. It is drained when its consumer has deleted
-        it. The fence may expire before the consumer receives it. So if the consumer has not deleted
-        the queue after FENCE_SECONDS, the queue gets another fence.
+        There are three kinds of queues:
 
-        An auxiliary queue, such as a retry queue, gets no fence. It is drained when it has no
-        messages. A queue `before` has a fence already. It is drained when its consumer has deleted
-        it.
+        - The queue of a consumer gets a fence when it has no ready messages. It is drained when the
+          consumer has deleted it. The fence may expire before the consumer receives it. So after
+          FENCE_SECONDS, the queue gets another fence.
+        - An auxiliary queue, such as a retry queue, gets no fence. It is drained when it has no
+          messages.
+        - A queue `before`, which has the messages of a replaced queue, has a fence already. It is
+          drained when its consumer has deleted it.
         """
         return [self._messages_left(queue) for queue in self._queues]
 
@@ -107,7 +109,7 @@ def is_drained(
     leaving: LeavingQueues,
     progress: Callable[[int], None],
 ) -> bool:
-    """Return whether old generations, removed queues and replaced queues are empty.
+    """Return whether old generations, removed queues and replaced queues are drained.
 
     `feedbus apply --no-wait` calls this. If the queues have no messages except their fences, the
     function waits a short time, in which the consumers delete the queues.

@@ -123,6 +123,7 @@ class QueueEmptier:
         empty_checks = 0  # how many checks in succession have found the queue empty
         since = self._clock.monotonic()  # when the time limit for an answer began
         alone_since = since  # when the broker last counted no other consumer
+        # (0, 1): the broker counts no message, and one consumer, which is this object.
         while empty_checks < NEEDED_PROBES or self._received or self._count() != (0, 1):
             self._clock.sleep(pause_seconds if empty_checks else 0.0)
             if self._drain():
@@ -130,9 +131,9 @@ class QueueEmptier:
                     return NOT_EMPTY
                 empty_checks, since = 0, self._clock.monotonic()
             empty_checks = empty_checks + 1 if self._check_empty() else 0
-            # Usually, the broker counts one consumer: this object. A queue without a leader reports
-            # 0 consumers. Then the loop ends only by its time limit. After an election of a leader,
-            # the broker can also count a consumer of a lost connection.
+            # A queue without a leader reports 0 consumers. Then the loop ends only by its time
+            # limit. After an election of a leader, the broker can also count a consumer of a lost
+            # connection. Then the queue has answered, so the time limit begins again.
             now = self._clock.monotonic()
             if self._count()[1] <= 1:
                 alone_since = now

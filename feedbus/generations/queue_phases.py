@@ -68,7 +68,8 @@ def _phase_without_mark(
             if state is not None and state != state_before:
                 ring_state.repair(channel, names, state)
             channel.close()
-    except UsageError:  # another process has the lock, perhaps for a switch
+    except UsageError:
+        # Another process has the lock, perhaps for a switch. The consumer asks again a little later.
         return "switching"
     return _phase_of(names, state, queue)
 

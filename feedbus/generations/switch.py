@@ -88,7 +88,7 @@ def switch_ring(
         else:
             ring_state.repair(channel, names, state)
         # Usually, the queue of held messages is empty. But a slow broker can have put messages into
-        # it after the last switch had emptied it.
+        # this queue after the last switch had emptied it.
         append_held(channel, names, exchange, (state.current,))
         return state
     else:
@@ -103,8 +103,8 @@ def switch_ring(
             disordered_draining=(*state.disordered_draining, *disordered),
         )
     # declare_ring() declares the new queues, and waits for the time that the broker needs to write
-    # queues to its disk. The readers' queue and the ledger are declared earlier. So after this
-    # wait, they are on the disk, too.
+    # queues to its disk. The readers' queue and the ledger are declared before. So after the wait,
+    # these two queues are on the disk, too.
     ring_state.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
     exit_after_step("declared")
@@ -113,9 +113,9 @@ def switch_ring(
 
 def _carry_out(channel: Channel, names: Names, state: RingState) -> RingState:
     """Carry out a switch whose new ring is declared; an interrupted switch begins again."""
-    # The state is written first. While it says that the switch is not complete, consumers do not
-    # delete a queue of the ring that is replaced. After a crash, the next call finds the switch in
-    # the state.
+    # The state is written first. While the state says that the switch is not complete, consumers do
+    # not delete a queue of the ring that is replaced. After a crash, the next call finds the switch
+    # in the state.
     state = ring_state.write(channel, names, state)
     exit_after_step("written")
     for old in state.draining:
