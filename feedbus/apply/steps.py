@@ -144,7 +144,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         exit_after_step("planned")
         # The first call of change() declares the objects. It puts one item into this list: the
         # states of the rings before the declaration. If a queue is full during the switch, change()
-        # is called again. It finds the item, and only continues the switch.
+        # is called again. Then change() finds the item, and only continues the switch.
         states_before: list[dict[str, RingState]] = []
 
         def change(channel: Channel) -> list[RingState]:

@@ -60,8 +60,8 @@ def _phase_without_mark(
     if _phase_of(names, state_before, queue) == "ending":
         return "ending"
     try:
-        # The state in the readers' queue can be out of date. The state in the ledger is always up
-        # to date; it is read under the lock. If the two differ, the state is written again to both.
+        # The state in the readers' queue can be out of date. The ledger, which is read under the
+        # lock, always has the latest state. If the two differ, the state is written again to both.
         with broker.locked(connection, topology, wait_seconds=0.0):
             channel = connection.channel()
             state = ring_state.read_locked(channel, topology, exchange)
@@ -69,7 +69,7 @@ def _phase_without_mark(
                 ring_state.repair(channel, names, state)
             channel.close()
     except UsageError:
-        # Another process has the lock, perhaps for a switch. The consumer asks again a little later.
+        # Another process has the lock, perhaps for a switch. The consumer asks again later.
         return "switching"
     return _phase_of(names, state, queue)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from feedbus.topology.queues import empty_mapping
 
-OPERATIONS = "operations"  # the name of the process that serves metrics, health and the page
+OPERATIONS = "operations"  # the name of the process that serves metrics and the operations page
 # A port that others rarely use: exporters of Prometheus use 9100 to 9999, RabbitMQ uses 5672 and
 # 15672 to 15692, and Linux uses the ports from 32768 on for outgoing connections.
 OPERATIONS_PORT = 8672
