@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from feedbus.bus.collecting_bus import MAX_AT_ONCE, BatchBus
@@ -88,6 +88,20 @@ def spread_out(records: Records) -> None:
 
 
 @settings(max_examples=50)
+@given(
+    st.lists(
+        st.one_of(st.from_regex(r"[a-c](-(0|[1-9][0-9]?))?", fullmatch=True), st.text(min_size=1)),
+        unique=True,
+        min_size=2,
+    )
+)
+@example(["order", "order-0"])
+def test_records_with_different_ids_cause_messages_with_different_ids(ids: list[str]) -> None:
+    records: Records = Records([Chunk(Ids.of(each), {"n": 1}, {}) for each in ids])
+    found = [each[2] for each in published(records, lambda records: records.publish("out"))]
+    assert len(set(found)) == len(ids)
+
+
 @given(st.data())
 def test_what_records_publish_has_the_same_ids_in_whatever_batch_they_come(
     data: st.DataObject,

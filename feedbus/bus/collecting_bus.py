@@ -307,16 +307,25 @@ class BatchBus(Bus):
 
 
 def _join(ids: Sequence[Ids]) -> Ids:
-    """Join the ids of the records of several chunks; an id without an ordinal gets the ordinal 0.
+    """Join the ids of the records of several chunks, to derive the ids of messages from them.
 
-    The ids are not used as message ids, but only to derive others from them.
+    An id without an ordinal gets the ordinal 0 and another origin. So the records `order` and
+    `order-0` cause messages with different ids. The result is not used as message ids.
     """
     ordinals = list(chain.from_iterable(each.ordinals or (0,) for each in ids))
-    first = ids[0].origins if ids else ""
-    if isinstance(first, str) and all(each.origins == first for each in ids):
+    parts = [_origins(each) for each in ids]
+    first = parts[0] if parts else ""
+    if isinstance(first, str) and all(part == first for part in parts):
         return Ids(first, ordinals)
-    parts = (
-        [each.origins] * len(each) if isinstance(each.origins, str) else each.origins
-        for each in ids
+    origins = (
+        [part] * len(each) if isinstance(part, str) else part
+        for part, each in zip(parts, ids, strict=True)
     )
-    return Ids(list(chain.from_iterable(parts)), ordinals)
+    return Ids(list(chain.from_iterable(origins)), ordinals)
+
+
+def _origins(ids: Ids) -> str | Sequence[str]:
+    """Return the origins of the ids of a chunk, for _join()."""
+    if ids.ordinals is None and isinstance(ids.origins, str):
+        return derive_origin("", ids.origins)  # "" is no exchange, so no id has this origin
+    return ids.origins
