@@ -61,6 +61,28 @@ def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(
     assert metrics.value("feedbus_records_total", "work", "ack") == 3
 
 
+@pytest.mark.parametrize("batch", [False, True], ids=["single", "batch"])
+def test_the_messages_of_two_queues_for_one_record_are_different(
+    make: Callable[..., System], batch: bool
+) -> None:
+    options: dict[str, Any] = {"batch": BATCH} if batch else {}
+    system = make(
+        queue(**options),
+        queue("second", exchange="work", **options),
+        queue("next", exchange="other", routing_keys=("n",), once=True),
+    )
+    system.publish([1])
+
+    def publish_each(records: Records, _bus: Bus) -> None:
+        records.publish("other", key="n", columns={"n": "n"})
+
+    for name in ("work", "second"):
+        system.run(publish_each if batch else publishing(system), name, batch=batch)
+    system.seen.clear()
+    system.run(system.note, "next")
+    assert system.seen == [1, 1]
+
+
 def test_skipped_records_are_logged_once_a_minute_with_an_id(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

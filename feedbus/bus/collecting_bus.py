@@ -49,12 +49,17 @@ def _refuse_late(*_: object) -> NoReturn:
 class CollectingBus(Bus):
     """The bus of a handler of one record; it collects messages, which are sent after the commit.
 
-    The ids of the messages are derived from the id of this record. An object is created for each
-    call of a handler.
+    The ids of the messages are derived from the id of this record and the name of the queue. An
+    object is created for each call of a handler.
     """
 
     def __init__(
-        self, records: Records, collect: Collect, shards: Callable[[str], int] = lambda _: 0
+        self,
+        records: Records,
+        collect: Collect,
+        shards: Callable[[str], int] = lambda _: 0,
+        *,
+        queue: str = "",
     ) -> None:
         """Create the bus of a handler that is called with one record.
 
@@ -63,11 +68,14 @@ class CollectingBus(Bus):
             collect: receives the records, at each call of a publishing method.
             shards: returns the number of shards of an exchange, or 0 for an exchange without
                 shards; raises UsageError if there is no such exchange.
+            queue: the name of the handler's queue. If the handlers of several queues publish for
+                the same record, their messages get different ids.
 
         """
         self._records = records
         self._shards = shards
         self._collect = collect
+        self._queue = queue
         self._calls = 0  # the number of publish calls; see _next_origin()
 
     def _has_shards(self, exchange: str) -> bool:
@@ -135,7 +143,7 @@ class CollectingBus(Bus):
         """
         call = f"{exchange}/{self._calls}"
         self._calls += 1
-        return derive_origin(call, *self._records.ids)
+        return derive_origin(self._queue, call, *self._records.ids)
 
     def flush(self) -> None:
         """Refuse calls from now on, because the handler has returned.
@@ -160,6 +168,8 @@ class BatchBus(Bus):
         collect: Collect,
         shards: Callable[[str], int] = lambda _: 0,
         max_at_once: int = MAX_AT_ONCE,
+        *,
+        queue: str = "",
     ) -> None:
         """Create the bus of a batch handler that is called with these records.
 
@@ -169,9 +179,11 @@ class BatchBus(Bus):
             shards: returns the number of shards of an exchange, or 0 for an exchange without
                 shards; raises UsageError if there is no such exchange.
             max_at_once: how many messages for one exchange are packed together.
+            queue: the name of the handler's queue, as for a CollectingBus.
 
         """
         self._records = records
+        self._queue = queue
         self._collect = collect
         self._shards = shards
         self._max_at_once = max_at_once
@@ -280,9 +292,11 @@ class BatchBus(Bus):
         if max(new_ordinals, default=0) > MAX_ORDINAL:
             return self._with_new_origins(exchange, causes, new_ordinals)
         if isinstance(origins, str):
-            return Ids(derive_origin(exchange, origins), new_ordinals)
+            return Ids(derive_origin(self._queue, exchange, origins), new_ordinals)
         origins_of_causes = pick(origins, causes)
-        new_origins = {one: derive_origin(exchange, one) for one in set(origins_of_causes)}
+        new_origins = {
+            one: derive_origin(self._queue, exchange, one) for one in set(origins_of_causes)
+        }
         return Ids([new_origins[origin] for origin in origins_of_causes], new_ordinals)
 
     def _with_new_origins(
@@ -300,7 +314,7 @@ class BatchBus(Bus):
         """
         parents = self._records.ids
         origins = [
-            derive_origin(exchange, parents[cause], str(ordinal))
+            derive_origin(self._queue, exchange, parents[cause], str(ordinal))
             for cause, ordinal in zip(causes, long_ordinals, strict=True)
         ]
         return Ids(origins, [0] * len(origins))
@@ -327,5 +341,5 @@ def _join(ids: Sequence[Ids]) -> Ids:
 def _origins(ids: Ids) -> str | Sequence[str]:
     """Return the origins of the ids of a chunk, for _join()."""
     if ids.ordinals is None and isinstance(ids.origins, str):
-        return derive_origin("", ids.origins)  # "" is no exchange, so no id has this origin
+        return derive_origin(ids.origins)
     return ids.origins

@@ -196,7 +196,10 @@ class DeadHandler:
             with publications.call(in_transaction=True) as session:
                 try:
                     bus = CollectingBus(
-                        records, publications.collect, self._sender.encoder.shard_count
+                        records,
+                        publications.collect,
+                        self._sender.encoder.shard_count,
+                        queue=queue.name,
                     )
                     arguments_offered = GivenDeadLetter(bus, session, records, letter)
                     if self._is_async:

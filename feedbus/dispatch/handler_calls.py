@@ -233,7 +233,12 @@ class HandlerCalls:
         publications = self._publications()
         try:
             with publications.call(in_transaction=False):
-                bus = CollectingBus(records, publications.collect, self._sender.encoder.shard_count)
+                bus = CollectingBus(
+                    records,
+                    publications.collect,
+                    self._sender.encoder.shard_count,
+                    queue=self._consumer.queue.name,
+                )
                 await call(records[0], Given(bus, None, records))
         finally:
             if os.getpid() != self._pid:  # the handler has forked, and this is the new process
@@ -252,10 +257,11 @@ class HandlerCalls:
     def _bus(
         self, handler: Handler, records: Records, collect: Collect
     ) -> BatchBus | CollectingBus:
+        queue, shards = self._consumer.queue, self._sender.encoder.shard_count
         if not handler.batch:
-            return CollectingBus(records, collect, self._sender.encoder.shard_count)
-        at_once = STREAM_RECORDS if self._consumer.queue.stream else MAX_AT_ONCE
-        return BatchBus(records, collect, self._sender.encoder.shard_count, at_once)
+            return CollectingBus(records, collect, shards, queue=queue.name)
+        at_once = STREAM_RECORDS if queue.stream else MAX_AT_ONCE
+        return BatchBus(records, collect, shards, at_once, queue=queue.name)
 
 
 def _mark_in_inbox(records: Records, failed_ids: Sequence[str]) -> None:
