@@ -83,7 +83,8 @@ class SingleCalls:
     def is_full(self) -> bool:
         """Whether to call finish() now: there are many unsent messages, or a record has failed.
 
-        A failed record matters only if the queue has a dead handler, which finish() then calls.
+        A failed record matters only if the queue has a dead handler, which finish() may call. The
+        dead handler can end the process. Then only the deliveries up to this one are handled again.
         """
         if self._unsent_messages >= WINDOW or self._unsent_bytes >= MEMORY_BYTES:
             return True
