@@ -280,6 +280,18 @@ def test_a_row_that_is_registered_during_a_query_that_cannot_find_it_is_sent_fir
     postgres.drop_database(url)
 
 
+def test_rows_that_the_process_sends_itself_do_not_hide_leftover_rows(system, monkeypatch) -> None:
+    monkeypatch.setattr(leftover_rows, "MAX_ROWS", 3)
+    leave(system, 1, 2, 3, 4)
+    ids = [row.id for row in system.store.outbox.pending()]
+    with system.store.transaction():
+        new = system.store.outbox.put("work", {"n": 5}).id
+    left = LeftoverRows(system.store, system.topology.name, SYSTEM)
+    left.register_sender(system, ids[:2])
+    with left.hold_earlier(new, new) as earlier:
+        assert [row.id for row in earlier or ()] == ids[2:]
+
+
 def test_rows_of_other_keys_are_left_to_the_relay(system, bus) -> None:
     leave(system, 1)
     with bus.transaction():

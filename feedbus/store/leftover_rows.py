@@ -173,8 +173,9 @@ class LeftoverRows:
             yield rows if acquired and len(rows) < MAX_ROWS else None
 
     def _read_earlier(self, up_to: int, keys: Collection[Key]) -> list[OutboxRow]:
-        rows = self._store.outbox.pending(MAX_ROWS, up_to=up_to, keys=keys)
         own_ids = set().union(*list(self._rows_by_sender.values()))  # this process sends these rows
+        # With its own rows, the limit is so high that MAX_ROWS other rows are found if they exist.
+        rows = self._store.outbox.pending(MAX_ROWS + len(own_ids), up_to=up_to, keys=keys)
         return [row for row in rows if row.id not in own_ids]
 
     def _keys(self, first_row: int, last_row: int) -> set[Key]:
