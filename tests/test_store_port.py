@@ -127,6 +127,21 @@ def test_no_row_passes_a_younger_row_of_its_key_that_was_added_before(store_url,
     assert [payload["n"] for _, payload, _, _ in bus.published] == [2]
 
 
+def test_no_row_passes_a_younger_row_of_its_key_if_another_key_has_very_many_rows(store_url):
+    many = 10_001  # more than one query reads
+    with transaction():
+        bound().outbox.put("publish_tweet", {"n": 0}, "many")
+        bound().outbox.put_many("publish_tweet", (("many", {}, f"{n}") for n in range(many)))
+        young, last = (bound().outbox.put("publish_tweet", {"n": n}, "few").id for n in (1, 2))
+    first = bound().outbox.pending(1)[0].id
+    sql = "UPDATE feedbus_outbox SET created_at = created_at - 3600000000 WHERE id IN (:a, :b)"
+    bound().execute(sql, {"a": first, "b": last})
+    bus = ListBus()
+    assert publish_pending(bound(), bus, "shop", older_than_seconds=60) == 1
+    assert [payload["n"] for _, payload, _, _ in bus.published] == [0]
+    assert young in {row.id for row in bound().outbox.pending(many + 2)}
+
+
 def test_a_refused_row_holds_back_its_own_key_alone(store_url):
     for n, key in enumerate(["bad", "good", "bad", "good"]):
         bound().outbox.put("publish_tweet", {"n": n}, key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from feedbus.clock import Clock
@@ -21,7 +21,7 @@ events = EventLog(__name__)
 # While a row is younger than this, the process that added the row may still be publishing it.
 IN_FLIGHT_SECONDS = 5.0
 PAGE_ROWS = 500  # the number of rows that are read and published together
-MAX_ROWS = 10_000  # the largest number of rows that _skipped_keys() reads
+QUERY_ROWS = 10_000  # a query of _skipped_keys() reads at most this many rows
 
 
 class RelayBus(Protocol):
@@ -203,7 +203,9 @@ def log_rows_left(count: int, error: BaseException) -> None:
     )
 
 
-def _skipped_keys(store: Store, rows: Sequence[OutboxRow]) -> set[Key]:
+def _skipped_keys(
+    store: Store, rows: Sequence[OutboxRow], refused_keys: Collection[Key]
+) -> set[Key]:
     """Return the keys for which a page of rows has a gap.
 
     A key has a gap if the outbox has a row of this key that is not in the page, but has a lower id
@@ -220,15 +222,23 @@ def _skipped_keys(store: Store, rows: Sequence[OutboxRow]) -> set[Key]:
     Args:
         store: the store with the outbox.
         rows: the rows of one page of publish_pending(), in the order of their ids.
+        refused_keys: the keys whose rows are not published anyway. They are not checked, because
+            the outbox can have very many of their rows.
 
     """
     last_ids = {(row.exchange, row.key): row.id for row in rows}
-    if not last_ids:
-        return set()
     given_ids = {row.id for row in rows}
-    earlier = store.outbox.pending(MAX_ROWS, up_to=rows[-1].id, keys=last_ids)
-    others = ((row.id, (row.exchange, row.key)) for row in earlier if row.id not in given_ids)
-    return {key for row_id, key in others if row_id < last_ids[key]}
+    unchecked = set(last_ids).difference(refused_keys)
+    skipped, after = set[Key](), 0
+    while unchecked:
+        found = store.outbox.pending(QUERY_ROWS, after=after, up_to=rows[-1].id, keys=unchecked)
+        others = ((row.id, (row.exchange, row.key)) for row in found if row.id not in given_ids)
+        skipped |= {key for row_id, key in others if row_id < last_ids[key]}
+        if len(found) < QUERY_ROWS:
+            break
+        after = found[-1].id
+        unchecked -= skipped
+    return skipped
 
 
 def publish_pending(  # noqa: PLR0913 -- options, each given by name
@@ -271,7 +281,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
                     store.outbox.pending(limit, older_than_seconds, after=after) if acquired else []
                 )
                 if older_than_seconds:  # otherwise, pending() leaves out no row because of its age
-                    refused_keys |= _skipped_keys(store, rows)
+                    refused_keys |= _skipped_keys(store, rows, refused_keys)
                 try:
                     published += publish_and_remove(store, bus, choose(rows), refused_keys)
                 except Outage as error:
