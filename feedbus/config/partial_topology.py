@@ -57,7 +57,7 @@ class Draft:
             options = {**inherited, **own}
             for option, reason in self._misfits(options):
                 loaded_as = LOADED_AS.get(option, option)
-                if loaded_as not in own:  # an option of the queue's own table stays, as a fault
+                if loaded_as not in own:  # in the queue's own table it is a fault, see misfits()
                     del options[loaded_as]
                     dropped.setdefault(option, []).append(reason)
             self.queues[name] = options

@@ -161,7 +161,7 @@ class Many(Option):
                 loaded[key] = self.entry.read(value)
             except ValidationError as error:
                 errors[key] = error.messages
-                if isinstance(error.valid_data, dict):
+                if isinstance(error.valid_data, dict):  # the later checks use the valid options
                     loaded[key] = error.valid_data
         if errors:
             raise ValidationError(errors, valid_data=loaded)

@@ -130,8 +130,9 @@ class RingChange:
             or if no prediction was requested.
         measured_seconds: for how long the rates were measured; None if they were not measured.
         waits: the old shards that have messages; the shard with the most messages comes first.
-        waits_for_all: whether the records of every key wait until all old shards are empty, because
-            predecessors.are_known() returns False for a queue of the exchange.
+        waits_for_all: whether the records of every key wait until all old shards are empty, and not
+            only the old shard of the key. The reason is that the ring does not hash routing keys,
+            or that a queue of the exchange has no `order_by` or has `block_on_dead`.
         hot_key: the key of a sample that is too busy for one shard; None if there is none, or if no
             sample was given.
 
