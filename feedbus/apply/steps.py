@@ -176,6 +176,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         with broker.locked(connection, topology):
             all_deleted = _delete(connection, topology, plan, report)
         exit_after_step("deleted")
+        # Without a supervisor, nothing has waited until the old generations are drained.
         return all_deleted and (supervisor is not None or not _is_draining(connection, topology))
 
 

@@ -137,6 +137,7 @@ def _order_by(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def _block_on_dead(draft: Draft, queue: str, options: Options) -> Faults:
+    # For shards, order_by is true by default.
     if options.get("block_on_dead") and not options.get("order_by", "shards" in options):
         message = "has no effect without order_by, which defines the key that a dead letter blocks"
         fault = Fault(message=message, expected="order_by = true, or a field's name", at_key=True)

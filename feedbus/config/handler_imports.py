@@ -47,7 +47,7 @@ def check_imports(draft: Draft, root: Path) -> None:
         # The features of the store that handlers can use: transactions, and a session as parameter.
         offered = StoreOffer(draft.report.has(("store",)), check_store(draft, root))
         handlers: list[str] = []
-        suitable: dict[str, list[Handler]] = {}  # the queues whose handlers have no fault
+        suitable: dict[str, list[Handler]] = {}  # by queue, if none of its handlers has a fault
         for queue, options in draft.queues.items():
             store = offered.to(options)
             imported: dict[tuple[str, ...], Handler] = {}

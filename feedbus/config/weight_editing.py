@@ -109,7 +109,7 @@ def set_weights(text: bytes, queue: str, weights: Weights) -> bytes:
         # keys such as weights.0.
         for shard, weight in weights.items():
             tree = _Tree(tree.put((*single, str(shard)), str(weight), single))
-    elif common in tree.pairs and single not in tree.pairs:
+    elif common in tree.pairs and single not in tree.pairs:  # `weight` becomes `weights`
         return tree.rename(common, "weights", _table(weights))
     else:
         tree = _Tree(tree.put(single, _table(weights), table))

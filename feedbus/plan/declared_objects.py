@@ -209,7 +209,7 @@ class DeclaredObjects:
             queue = self._names.queue(consumer)
             is_replacing = queue_replacement.is_begun(self.topology, consumer, self.seen)
             if queue not in self.seen.queues or is_replacing:
-                continue
+                continue  # the declaration or the replacement also binds the queue
             source = self._names.exchange(consumer.queue.exchange)
             wanted = {(source, key) for key in queue_arguments.binding_keys(consumer.queue)}
             found = {(one.source, one.key) for one in self.seen.bound_to("queue", queue)}

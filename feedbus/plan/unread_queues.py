@@ -77,6 +77,8 @@ def _compare(topology: Topology) -> Iterator[UnreadQueue]:
             continue
         if change.action == "dangerous":
             yield UnreadQueue(change.name, queue.ready, change.reason)
+        # Auxiliary queues, such as retry queues, get no copies of new messages, although they are
+        # bound to exchanges of their own.
         elif not derived(change.name) and seen.bound_to("queue", change.name):
             yield UnreadQueue(change.name, queue.ready, BOUND)
 

@@ -103,6 +103,7 @@ def frontier(loads: Loads, queues: int, max_buckets: int) -> list[Balance]:
     for row in _bucket_loads(loads, queues, max_buckets):
         sums = [0, *accumulate(row)]
         cutter = _Cutter(sums, queues)
+        # The busiest queue must have this load at most, to be better than in the last balance.
         better_load = balances[-1].busiest_load - 1 if balances else total
         if max(row) <= better_load and cutter.fits(better_load):
             busiest_load = _least(max(floor, *row), better_load, cutter.fits)

@@ -52,7 +52,7 @@ def broker_name(client: Any) -> str:
     if client.virtual_host not in {None, "", "/"}:
         return str(client.virtual_host)
     name = (client.hostname or "").removeprefix(SCHEME).strip("/")
-    if not name or name == "localhost":
+    if not name or name == "localhost":  # Kombu's default
         msg = (
             "expected the name of a memory broker as virtual_host, or a URL such as memory://tests"
         )

@@ -211,7 +211,7 @@ class Tables:
         """
         try:
             with self.use:
-                if durable != self._durable and not self.shared:
+                if durable != self._durable and not self.shared:  # memory needs no durable writes
                     self.database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                     self._durable = durable
                 self.database.execute("BEGIN IMMEDIATE")

@@ -61,6 +61,7 @@ class Watch:
                 process.
         """
         self._unseen = any(space != namespace for _, space in others.values())
+        # A connection of this process reports its own end (FAREWELL), so it is not watched.
         self._process_by_connection = {
             owner: pid
             for owner, (pid, space) in others.items()
