@@ -241,7 +241,10 @@ WRONG = [
     ),
     (
         {"prioritty": 5},
-        "publish() has no argument 'prioritty'; its options are headers, priority, expires, delay",
+        (
+            "publish() has no argument 'prioritty'; its options are headers, priority, expires,"
+            " delay; did you mean 'priority'?"
+        ),
     ),
 ]
 

@@ -135,9 +135,9 @@ class AsyncBus:
 
         """
         fields = check_record(exchange, payload, key, message_id)
+        envelope = envelope_of(options, "message_id") if options else None
         if key is NO_KEY:
             key = without_key(exchange, has_shards=self._topology.exchange(exchange).hashed)
-        envelope = envelope_of(options, "message_id") if options else None
         await self._send(
             exchange, [pack_of_one(message_id or self._bus.unique(), key, fields)], envelope
         )

@@ -226,12 +226,12 @@ class BatchBus(Bus):
 
         """
         exchange = part.exchange
+        envelope = envelope_of(part.options) if part.options else None
         if part.lacks_key:
             part.key = without_key(exchange, has_shards=self._shards(exchange) > 0)
         if exchange not in self._parts_by_exchange:
             self._shards(exchange)  # so that an unknown name raises an error in this call
             self._parts_by_exchange[exchange] = []
-        envelope = envelope_of(part.options) if part.options else None
         if envelope is not None:
             self._flush(exchange)  # the messages of earlier parts must be sent first
             self._collect(exchange, part.pack(self._derive_ids(exchange, part.causes)), envelope)

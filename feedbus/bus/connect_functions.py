@@ -11,6 +11,7 @@ from feedbus.bus.live_bus import TIMEOUT_SECONDS, LiveBus
 from feedbus.metrics import Metrics
 from feedbus.store import Store
 from feedbus.topology import Topology
+from feedbus.wrong_argument import check_path
 
 
 def connect(
@@ -72,4 +73,6 @@ async def connect_async(
 def _load(topology: str | os.PathLike[str] | Topology | None) -> Topology:
     if isinstance(topology, Topology):
         return topology
+    if topology is not None:
+        check_path("topology", topology)
     return config.load(config.located(topology))

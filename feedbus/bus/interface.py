@@ -48,9 +48,9 @@ class Bus(ABC):
 
         """
         fields = check_record(exchange, payload, key)
+        envelope = envelope_of(options) if options else None
         if key is NO_KEY:
             key = without_key(exchange, has_shards=self._has_shards(exchange))
-        envelope = envelope_of(options) if options else None
         if envelope is None:
             self.publish_many(exchange, [(fields, key)])
         else:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Self, Unpack
 
-from feedbus import broker
+from feedbus import broker, wrong_argument
 from feedbus.bus.committed_messages import CommittedMessages
 from feedbus.bus.interface import Bus
 from feedbus.bus.outbox_requests import request_of
@@ -31,7 +31,7 @@ from feedbus.records.publish_arguments import (
     without_key,
 )
 from feedbus.records.publish_options import envelope_of
-from feedbus.store import NoStore, Store, open_store
+from feedbus.store import NoStore, Store, check_is_store, open_store
 from feedbus.store.no_store import refuse
 from feedbus.store.protocol import OutboxRow
 from feedbus.topology import Topology
@@ -76,6 +76,13 @@ class LiveBus(Bus):
                 topology's store.
 
         """
+        if not isinstance(topology, Topology):
+            wrong_argument.refuse("topology", "a parsed topology", topology)
+        if metrics is not None and not isinstance(metrics, Metrics):
+            wrong_argument.refuse("metrics", "Metrics or None", metrics)
+        wrong_argument.check_seconds("timeout_seconds", timeout_seconds)
+        if store is not None:
+            check_is_store(store)
         self._topology = topology
         self._clock = broker.clock(topology)
         self._metrics = metrics
@@ -159,9 +166,9 @@ class LiveBus(Bus):
 
         """
         fields = check_record(exchange, payload, key, message_id)
+        envelope = envelope_of(options, "message_id") if options else None
         if key is NO_KEY:
             key = without_key(exchange, has_shards=self._has_shards(exchange))
-        envelope = envelope_of(options, "message_id") if options else None
         self._send(exchange, pack_of_one(message_id or self.unique(), key, fields), envelope)
 
     def _has_shards(self, exchange: str) -> bool:

@@ -22,6 +22,7 @@ from feedbus.store import open_prepared
 from feedbus.topology import Topology
 from feedbus.transports import memory
 from feedbus.urls import BrokerUrl, parse_store_url
+from feedbus.wrong_argument import check_path
 
 _numbers = itertools.count(1)
 
@@ -111,6 +112,7 @@ def project(topology: str | Path | Topology) -> Project:
     """
     if isinstance(topology, Topology):
         return Project(topology)
+    check_path("topology", topology)
     path = Path(topology).absolute()
     text = config.read(path)
     known_text, variables, known = _projects.get(path, ("", {}, None))

@@ -172,11 +172,26 @@ def check_columns(exchange: object, columns: Any, keys: Any, shared: object) -> 
         raise UsageError(msg)
     count = len(columns[keys] if isinstance(keys, str) else keys)
     for name, values in columns.items():
+        if not is_list(values):
+            refuse(f"columns[{name!r}]", "a list with one value for each record", values)
         if len(values) != count:
             msg = (
                 f"columns: expected {count} values of '{name}', as many as keys, got {len(values)}"
             )
             raise UsageError(msg)
+
+
+def is_list(values: object) -> bool:
+    """Whether an argument is a list of values, such as a list, a tuple, a range or an array.
+
+    Texts and bytes are not lists of values. Lists are recognised first, because the other checks
+    take longer.
+    """
+    return type(values) is list or (
+        not isinstance(values, str | bytes | Mapping)
+        and hasattr(values, "__len__")
+        and hasattr(values, "__getitem__")
+    )
 
 
 def refuse_keys(keys: Iterable[object]) -> None:

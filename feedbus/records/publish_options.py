@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feedbus.errors import LONGEST_WAIT_SECONDS
@@ -13,6 +13,8 @@ from feedbus.wire.message_options import Envelope, PublishOptions
 from feedbus.wrong_argument import refuse
 
 HIGHEST_PRIORITY = 255
+# Names of arguments in other libraries (Kombu, Celery), with the names in feedbus.
+OTHER_NAMES = {"routing_key": "key", "expiration": "expires", "countdown": "delay"}
 
 
 def envelope_of(options: Mapping[str, Any], *other_arguments: str) -> Envelope | None:
@@ -29,9 +31,7 @@ def envelope_of(options: Mapping[str, Any], *other_arguments: str) -> Envelope |
     """
     for name in options:
         if name not in PublishOptions.__annotations__:
-            known_names = ", ".join([*other_arguments, *PublishOptions.__annotations__])
-            msg = f"publish() has no argument '{name}'; its options are {known_names}"
-            raise TypeError(msg)
+            raise TypeError(_unknown(name, other_arguments))
     if all(value is None for value in options.values()):
         return None
     headers = options.get("headers")
@@ -49,6 +49,16 @@ def envelope_of(options: Mapping[str, Any], *other_arguments: str) -> Envelope |
         expires,
         delay,
     )
+
+
+def _unknown(name: str, other_arguments: Sequence[str]) -> str:
+    """Return the error of an argument that publish() does not have."""
+    from difflib import get_close_matches  # only for an error
+
+    known_names = [*other_arguments, *PublishOptions.__annotations__]
+    near = OTHER_NAMES.get(name) or "".join(get_close_matches(name, ["key", *known_names], n=1))
+    hint = f"; did you mean '{near}'?" if near else ""
+    return f"publish() has no argument '{name}'; its options are {', '.join(known_names)}{hint}"
 
 
 def _priority(priority: object) -> int | None:

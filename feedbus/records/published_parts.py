@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
-from feedbus.records.publish_arguments import NO_KEY
+from feedbus.records.publish_arguments import NO_KEY, is_list
 from feedbus.wire.message_options import PublishOptions
 from feedbus.wrong_argument import refuse
 
@@ -59,13 +59,13 @@ class Part:
         """
         if not isinstance(self.exchange, str):
             refuse("exchange", "str", self.exchange)
-        if type(self.key) is not str and not _is_list(self.key):
+        if type(self.key) is not str and not isinstance(self.key, str) and not is_list(self.key):
             refuse("key", "str, or a list with one for each message", self.key)
         if self.key_column is not None and not isinstance(self.key_column, str):
             refuse("key_column", "str or None", self.key_column)
         count = len(self.causes)
         for name, values in self.columns.items():
-            if type(values) is not list and not _is_list(values):
+            if not is_list(values):
                 refuse(f"columns[{name!r}]", COLUMN, values)
             if len(values) != count:
                 raise UsageError(_count_error(f"columns[{name!r}]", values, count))
@@ -123,7 +123,7 @@ class Part:
         return Pack(ids, self.keys_or_column, self.shared, self.columns)
 
 
-def check_fields(columns: object, shared: object) -> None:
+def check_fields(columns: object, shared: object, *, needs_columns: bool = False) -> None:
     """Check that the arguments `columns` and `shared` are mappings or None.
 
     The publishing methods of Records call this.
@@ -131,12 +131,13 @@ def check_fields(columns: object, shared: object) -> None:
     Args:
         columns: the argument `columns` of the method.
         shared: the argument `shared` of the method.
+        needs_columns: whether `columns` must not be None.
 
     Raises:
         TypeError: an argument is anything else.
 
     """
-    if columns is not None and not _is_mapping(columns):
+    if (needs_columns or columns is not None) and not _is_mapping(columns):
         refuse("columns", f"a mapping of fields (for each field: {COLUMN})", columns)
     if shared is not None and not _is_mapping(shared):
         refuse("shared", "a mapping of fields to values", shared)
@@ -158,10 +159,6 @@ class PartPublisher(Protocol):
 
 # A check against an abstract class takes ten times as long as a comparison of types. So the usual
 # type is compared first, here or by the caller.
-
-
-def _is_list(values: object) -> bool:
-    return isinstance(values, Sequence) and not isinstance(values, bytes)
 
 
 def _is_mapping(fields: object) -> bool:

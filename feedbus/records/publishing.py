@@ -7,9 +7,9 @@ from typing import Any, Unpack
 
 from feedbus.errors import UsageError
 from feedbus.records.batch import Batch
-from feedbus.records.payloads import Payload, mapping_of
-from feedbus.records.publish_arguments import NO_KEY
-from feedbus.records.published_parts import Part, check_fields
+from feedbus.records.payloads import Payload
+from feedbus.records.publish_arguments import NO_KEY, as_mappings, check_many, is_list
+from feedbus.records.published_parts import COLUMN, Part, check_fields
 from feedbus.units import counted
 from feedbus.wire.message_options import PublishOptions
 from feedbus.wrong_argument import refuse
@@ -121,13 +121,15 @@ class PublishingRecords:
                 length, or a key is missing.
 
         """
-        check_fields(columns, shared)
+        check_fields(columns, shared, needs_columns=True)
         cause, lists, same = self._only("publish_columns"), {}, dict(shared or {})
         for field, source in columns.items():
             if isinstance(source, str):
                 same[field] = self._batch.column(source)[cause]
             else:
                 lists[field] = source
+                if not is_list(source):
+                    refuse(f"columns[{field!r}]", COLUMN, source)
         if not lists:
             msg = "publish_columns: columns: expected at least one list of values, got none"
             raise UsageError(msg)
@@ -149,11 +151,10 @@ class PublishingRecords:
             UsageError: this object has several records, or none.
 
         """
+        check_many(exchange, pairs)
         causes, count = [self._only("publish_many")], 0
-        for payload, key in pairs:
-            fields = payload if isinstance(payload, dict) else mapping_of(payload)
-            if fields is None or not isinstance(key, str):
-                refuse(f"pairs[{count}]", "(payload, key)", (payload, key))
+        for pair in pairs:
+            ((fields, key),) = as_mappings([pair], count)
             self._collect(Part(exchange, key, None, {}, fields, causes).check())
             count += 1
         return count

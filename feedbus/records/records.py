@@ -12,9 +12,11 @@ from feedbus.records.attribute_columns import Attributes, attributes_of
 from feedbus.records.batch import Batch, Chunk, ChunkDelivery
 from feedbus.records.ids import Ids
 from feedbus.records.message import Message
+from feedbus.records.publish_arguments import is_list
 from feedbus.records.published_parts import PartPublisher
 from feedbus.records.publishing import PublishingRecords
 from feedbus.records.selection import choose, group
+from feedbus.wrong_argument import refuse
 
 if TYPE_CHECKING:  # the package may be missing at run time
     from typing_extensions import TypeVar
@@ -73,6 +75,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
             bus: receives the published messages, such as a feedbus.testing.RecordingBus.
 
         """
+        if not is_list(rows):
+            refuse("rows", "a list with one dict or instance for each record", rows)
         message_ids = ids if ids is not None else [f"record-{row}" for row in range(len(rows))]
         pairs = zip(message_ids, rows, strict=True)
         records: Records[Row] = cls([_chunk(Ids(each, None), row) for each, row in pairs])
@@ -274,6 +278,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         if isinstance(reason, str):
             verdicts.update(dict.fromkeys(self._indexes, kind(reason)))
             return
+        if not callable(reason):
+            refuse("reason", "str, or a function that returns the reason of a record", reason)
         for index, row in zip(self._indexes, self, strict=True):
             verdicts[index] = kind(reason(row))
 
@@ -374,4 +380,6 @@ def _is_empty(values: Container[Any]) -> bool:
     if isinstance(values, str | bytes):
         msg = f"expected a set of values, got {values!r:.50}; write {{{values!r:.50}}}"
         raise TypeError(msg)
+    if not isinstance(values, Container):
+        refuse("values", "a set of values", values)
     return isinstance(values, Sized) and not len(values)

@@ -6,7 +6,13 @@ are still to be published. The inbox is the table of the ids of handled messages
 
 from feedbus.store.no_store import NoStore
 from feedbus.store.protocol import Inbox, Outbox, OutboxRow, Store
-from feedbus.store.store_of_topology import load_driver, open_prepared, open_store, ping
+from feedbus.store.store_of_topology import (
+    check_is_store,
+    load_driver,
+    open_prepared,
+    open_store,
+    ping,
+)
 
 __all__ = [
     "Inbox",
@@ -14,6 +20,7 @@ __all__ = [
     "Outbox",
     "OutboxRow",
     "Store",
+    "check_is_store",
     "load_driver",
     "open_prepared",
     "open_store",

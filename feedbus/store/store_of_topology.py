@@ -13,6 +13,7 @@ from feedbus.store.no_store import NoStore
 from feedbus.store.protocol import Store
 from feedbus.store.sql import SqlStore
 from feedbus.topology import PEEWEE, SQLALCHEMY, StoreOptions, Topology
+from feedbus.wrong_argument import refuse
 
 
 def open_store(
@@ -116,6 +117,15 @@ def _bind(topology: Topology, store: Store) -> None:
 
         if isinstance(store, PeeweeStore):
             bind(store)
+
+
+def check_is_store(given: object) -> None:
+    """Raise TypeError if the argument `store` of a public function is not a store.
+
+    A frequent mistake is to give the database itself, or an Engine.
+    """
+    if not callable(getattr(given, "set_up", None)):
+        refuse("store", "an open store of feedbus.store, or None", given)
 
 
 def _make(topology: Topology, application_name: str, waiting: Waiting) -> Store:

@@ -158,10 +158,10 @@ class SqlOutbox(Table):
             ValueError: an option is out of its limits.
         """
         fields = check_record(exchange, payload, key, message_id)
+        envelope = envelope_of(options, "message_id")
         has_shards = self._has_shards(exchange)
         if key is NO_KEY:
             key = without_key(exchange, has_shards=has_shards)
-        envelope = envelope_of(options, "message_id")
         options_text = None if envelope is None else json.dumps(envelope.options())
         text, created_at = _text(fields), now(self._clock)
         message_id = message_id or self._clock.unique()

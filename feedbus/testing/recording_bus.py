@@ -124,12 +124,12 @@ class RecordingBus(Bus):
         Raises:
             UsageError: there is no such exchange, or a payload or key cannot be published.
         """
+        envelope = envelope_of(part.options) if part.options else None
         if part.lacks_key:
             part.key = without_key(part.exchange, has_shards=self._has_shards(part.exchange))
         pack = part.pack(Ids("recorded", range(len(part))))
         if self._encoder is not None:
             self._encoder.encode(part.exchange, pack)
-        envelope = envelope_of(part.options) if part.options else None
         options = envelope.options() if envelope is not None else {}
         self.published += [
             Published(part.exchange, key, pack.payload(index), options=options)

@@ -18,13 +18,14 @@ from feedbus.handling.handlers import Handler
 from feedbus.inline.loaded_projects import Project, on_store, project
 from feedbus.inline.system import MOST_DELIVERIES, InlineSystem
 from feedbus.records.payloads import Payload
-from feedbus.records.publish_arguments import NO_KEY
+from feedbus.records.publish_arguments import NO_KEY, check_record
 from feedbus.schedules.firing import fire
-from feedbus.store import Store, open_prepared, open_store
+from feedbus.store import Store, check_is_store, open_prepared, open_store
 from feedbus.store.outbox_publishing import publish_pending
 from feedbus.testing.observations import Handled, Published, RecordingSender, watched
 from feedbus.topology import Consumer, Topology
 from feedbus.wire.message_options import PublishOptions
+from feedbus.wrong_argument import check_seconds, refuse
 
 
 class TestSystem:
@@ -71,6 +72,10 @@ class TestSystem:
             UsageError: a handler cannot be imported, or the store cannot be opened.
 
         """
+        if now is not None and not isinstance(now, datetime):
+            refuse("now", "datetime or None", now)
+        if store is not None:
+            check_is_store(store)
         self.clock = VirtualClock(now)
         self._published: list[Published] = []
         self._handled: list[Handled] = []
@@ -187,6 +192,10 @@ class TestSystem:
             UsageError: there is no such queue, or it is not external.
 
         """
+        if not isinstance(payload, str | bytes):
+            payload = check_record(queue, payload, key)
+        elif not isinstance(key, str):
+            refuse("key", "str", key)
         self._system.deliver(queue, payload, key)
 
     def run(self, *, most: int = MOST_DELIVERIES) -> int:
@@ -204,6 +213,7 @@ class TestSystem:
             UsageError: this thread is within bus.transaction().
 
         """
+        _check_most(most)
         done = self._handle_ready(most)
         while (seconds := self._system.next_retry_seconds()) is not None:
             self.clock.sleep(seconds)
@@ -225,6 +235,8 @@ class TestSystem:
             UsageError: this thread is within bus.transaction().
 
         """
+        check_seconds("seconds", seconds)
+        _check_most(most)
         end = self.clock.monotonic() + seconds
         done = self._handle_ready(most)
         while (next_seconds := self._system.next_retry_seconds()) is not None:
@@ -339,3 +351,8 @@ class TestSystem:
             UsageError: there is no such queue.
         """
         return self._system.retries(queue)
+
+
+def _check_most(most: object) -> None:
+    if not isinstance(most, int):
+        refuse("most", "int", most)

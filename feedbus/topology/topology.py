@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import ClassVar, TypeVar
 
 from feedbus.errors import UsageError
 from feedbus.name_list import expected_one_of
@@ -16,6 +16,9 @@ from feedbus.topology.processes import OPERATIONS, Logging, Operations, Process,
 from feedbus.topology.queues import Consumer, Exchange, Queue
 from feedbus.topology.store_options import StoreOptions
 from feedbus.urls import BrokerUrl, ManagementUrl, StoreUrl
+from feedbus.wrong_argument import refuse
+
+Named = TypeVar("Named", Consumer, Queue, Exchange, Schedule)
 
 
 @dataclass(frozen=True)
@@ -106,20 +109,20 @@ class Topology:
 
     def consumer(self, name: str) -> Consumer:
         """Return the consumer of that name, or raise UsageError with the known names."""
-        return self.consumers.get(name) or _refuse("consumer", name, self.consumers)
+        return _lookup("consumer", name, self.consumers)
 
     def queue(self, name: str) -> Queue:
         """Return the queue of that name, or raise UsageError with the known names."""
-        return self.queues.get(name) or _refuse("queue", name, self.queues)
+        return _lookup("queue", name, self.queues)
 
     def exchange(self, name: str) -> Exchange:
         """Return the exchange of that name, or raise UsageError with the known names."""
-        if name not in self.exchanges and name in self.queues:
+        if isinstance(name, str) and name not in self.exchanges and name in self.queues:
             exchange = self.queues[name].exchange
             remedy = f"publish to its exchange '{exchange}'" if exchange else "it has no exchange"
             msg = f"no exchange named '{name}'; '{name}' is a queue: {remedy}"
             raise UsageError(msg)
-        return self.exchanges.get(name) or _refuse("exchange", name, self.exchanges)
+        return _lookup("exchange", name, self.exchanges)
 
     def selects_shards(self, exchange: str) -> bool:
         """Whether an exchange is of type x-consistent-hash, and so selects shards.
@@ -131,7 +134,7 @@ class Topology:
 
     def schedule(self, name: str) -> Schedule:
         """Return the schedule of that name, or raise UsageError with the known names."""
-        return self.schedules.get(name) or _refuse("schedule", name, self.schedules)
+        return _lookup("schedule", name, self.schedules)
 
     def on_ring(self, queue: Queue) -> bool:
         """Whether the exchange of a queue has a ring: it is of type x-consistent-hash.
@@ -159,8 +162,23 @@ class Topology:
         return Generation(exchange, tuple(members), shape=shape)
 
 
-def _refuse(kind: str, name: str, known: Collection[str]) -> NoReturn:
-    """Raise UsageError for an unknown name of an object of a kind, such as "queue"."""
+def _lookup(kind: str, name: str, known: Mapping[str, Named]) -> Named:
+    """Return the object of that name.
+
+    Args:
+        kind: the kind of object, such as "queue".
+        name: the name.
+        known: maps the names of the topology's objects of this kind to the objects.
+
+    Raises:
+        TypeError: the name is not a text.
+        UsageError: there is no such object; the error has the known names.
+
+    """
+    if not isinstance(name, str):
+        refuse(kind, "str", name)
+    if name in known:
+        return known[name]
     expected = expected_one_of(name, known) if known else "the topology has none"
     msg = f"no {kind} named '{name}'; {expected}"
     raise UsageError(msg)
