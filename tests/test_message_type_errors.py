@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+import enum
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pydantic
 import pytest
-from marshmallow import Schema, fields
+from marshmallow import EXCLUDE, Schema, fields
 
 from feedbus import Records
 from feedbus.handling.message_types import loader_of
@@ -65,6 +66,67 @@ def test_a_validator_that_raises_anything_makes_its_record_invalid_alone() -> No
     found = loader_of(Raising).load(pack)
     assert found.errors == {1: {"": ["KeyError: 2"]}}
     assert [row.id for row in Records([found.chunk])] == [1, 3]
+
+
+class Size(enum.Enum):
+    SMALL = "s"
+    LARGE = "l"
+
+
+@dataclasses.dataclass
+class Part:
+    size: Size
+
+
+class Step(msgspec.Struct, tag="step"):
+    step: Literal["done", "new"]
+    size: Size | None = None
+    numbers: list[Literal[1, 2]] = []
+    parts: dict[str, Part] = {}
+    letter: Literal[tuple("abcdefghijkl")] = "a"  # type: ignore[valid-type]
+
+
+class Other(msgspec.Struct, tag="other"):
+    step: Literal["lost"]
+
+
+def test_an_invalid_value_of_an_enum_is_named_with_the_allowed_values() -> None:
+    wrong = {"size": "m", "numbers": [1, 3], "parts": {"a": {"size": "x"}}, "letter": "z"}
+    found = loader_of(Step).load(pack_of_one("m", "k", {"type": "step", "step": "gone", **wrong}))
+    invalid, expected = "invalid enum value", "expected one of"
+    assert found.errors[0] == {
+        "step": [f"{invalid} 'gone': {expected} 'done', 'new'"],
+        "size": [f"{invalid} 'm': {expected} 's', 'l'"],
+        "numbers": [f"[1]: {invalid} 3: {expected} 1, 2"],
+        "parts": [f"[...].size: {invalid} 'x': {expected} 's', 'l'"],
+        "letter": [
+            f"{invalid} 'z': {expected} {', '.join(map(repr, 'abcdefghij'))} and 2 more",
+        ],
+    }
+    found = loader_of(Step | Other).load(pack_of_one("m", "k", {"type": "other", "step": "gone"}))
+    assert found.errors[0]["step"][0].startswith(f"{invalid} 'gone': {expected} ")
+
+
+class StepSchema(Schema):
+    step = fields.String(required=True)
+
+    class Meta:
+        unknown = EXCLUDE
+
+
+class StepModel(pydantic.BaseModel):
+    step: str
+
+
+@pytest.mark.parametrize("declared", [Step, StepSchema, StepModel])
+def test_a_misspelt_field_is_named_in_the_error_of_the_missing_field(declared: Any) -> None:
+    shared = {"type": "step", "stp": "new", "other": 1}
+    found = loader_of(declared).load(Pack(Ids("o", range(2)), ["k"] * 2, shared, {}))
+    for row in range(2):
+        suggestion = "(got the unknown field 'stp': did you mean 'step'?)"
+        assert found.errors[row]["step"][1:] == [suggestion]
+    found = loader_of(declared).load(pack_of_one("m", "k", {"type": "step", "other": 1}))
+    assert len(found.errors[0]["step"]) == 1
 
 
 SILENT = "SilentError, whose text raised KeyError"

@@ -17,13 +17,14 @@ from feedbus.config.key_paths import KeyPath
 from feedbus.config.order_fields import check_order_field
 from feedbus.config.other_imports import cause_of, check_other_imports
 from feedbus.config.partial_topology import Draft
-from feedbus.config.problems import Fault, nearest
+from feedbus.config.problems import Fault
 from feedbus.config.schedule_messages import check_schedule_messages
 from feedbus.config.store_imports import StoreOffer, check_connections, check_store
 from feedbus.errors import UsageError
 from feedbus.handling.annotations import Unfit
 from feedbus.handling.handlers import Handler, refuse_in_transaction, resolve
 from feedbus.handling.parameters import SESSION
+from feedbus.name_list import nearest
 
 # Maps a module to the extra that installs it.
 EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}

@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 from marshmallow import ValidationError, fields
 
 from feedbus import units
-from feedbus.config.problems import Fault, describe, nearest
+from feedbus.config.problems import Fault, describe
+from feedbus.name_list import nearest
 
 # Matches the dotted name of a Python object: package.module:name.
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")

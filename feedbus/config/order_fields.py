@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from feedbus.config.partial_topology import Draft, Faults
-from feedbus.config.problems import NAMES_SHOWN, Fault, nearest
+from feedbus.config.problems import NAMES_SHOWN, Fault
 from feedbus.errors import UsageError
 from feedbus.handling.annotations import file_and_line, name_of
 from feedbus.handling.handlers import Handler
-from feedbus.name_list import listed
+from feedbus.name_list import listed, nearest
 
 
 def check_order_field(draft: Draft, queue: str, handlers: Iterable[Handler], root: Path) -> Faults:

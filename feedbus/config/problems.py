@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Any
 
 from feedbus.config.key_paths import MISSING, KeyPath, lookup
 from feedbus.errors import Problem
+from feedbus.name_list import nearest
 
 TEXT_SHOWN = 80  # the largest number of characters of a value that an error shows
 NAMES_SHOWN = 12  # the largest number of known names that an error lists
@@ -162,32 +161,6 @@ def kind_of(value: Any) -> str:
     if isinstance(value, bool | Mapping | list) or value is MISSING:
         return describe(value)
     return "a number" if isinstance(value, int | float) else "a date or a time"
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known name that is most similar to a misspelt name, or "" if none is similar.
-
-    Args:
-        name: the misspelt name.
-        known: the names that are allowed.
-
-    """
-    by_folded = {candidate.casefold(): candidate for candidate in known}
-    folded = name.casefold()
-    found = difflib.get_close_matches(folded, by_folded, n=5, cutoff=0.6)
-    return by_folded[max(found, key=lambda one: _likeness(folded, one))] if found else ""
-
-
-def _likeness(name: str, known: str) -> float:
-    """Return how alike two names are.
-
-    A common beginning counts more, so that `retry` is suggested for `retries`.
-    """
-    common = sum(
-        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(name, known, strict=False))
-    )
-    alike = difflib.SequenceMatcher(None, known, name).ratio()
-    return alike + 0.3 * common / max(len(name), len(known))
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> Fault:

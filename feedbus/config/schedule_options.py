@@ -14,10 +14,11 @@ from feedbus import topology
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.option_types import Duration, Name, Option, Text
 from feedbus.config.partial_topology import RING, Draft, Faults, Options
-from feedbus.config.problems import Fault, describe, nearest
+from feedbus.config.problems import Fault, describe
 from feedbus.config.table_types import TableSchema
 from feedbus.config.value_types import RoutingKey
 from feedbus.cron import Cron, WrongCron
+from feedbus.name_list import nearest
 from feedbus.topic_patterns import topic_matches, words_of
 from feedbus.wire.content_types import bare_type, is_known
 from feedbus.wire.header_checks import checked_headers

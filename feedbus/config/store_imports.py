@@ -12,9 +12,10 @@ from typing import Any
 
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.partial_topology import Draft
-from feedbus.config.problems import Fault, nearest
+from feedbus.config.problems import Fault
 from feedbus.errors import UsageError
 from feedbus.handling.handlers import resolve_object
+from feedbus.name_list import nearest
 from feedbus.topology import PEEWEE, SESSIONS, SQLALCHEMY
 
 # The result of _session_type() if the type is known only after the store was opened.

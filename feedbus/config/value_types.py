@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from feedbus.config.option_types import DOTTED, Dotted, Option, Text
-from feedbus.config.problems import LONG_BITS, nearest
+from feedbus.config.problems import LONG_BITS
+from feedbus.name_list import nearest
 from feedbus.urls import UrlError
 
 LONGEST_KEY_BYTES = 255

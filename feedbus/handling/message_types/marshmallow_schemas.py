@@ -96,7 +96,7 @@ class SchemaLoader(RecordLoader):
             return None
         return [wire_name(name, field) for name, field in schema.load_fields.items()]
 
-    def load(self, pack: Pack) -> Loaded:
+    def _load(self, pack: Pack) -> Loaded:
         """Validate and load the records of a pack.
 
         The records are loaded by column if fields are independent of each other, otherwise one by

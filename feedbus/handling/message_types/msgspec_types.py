@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from feedbus.handling.message_types.record_loader import (
     errors_of,
     loaded_rows,
 )
+from feedbus.name_list import listed
 from feedbus.records.batch import Chunk
 from feedbus.records.packs import Pack
 
@@ -27,7 +28,10 @@ UNKNOWN = "unknown field"
 # At most this many unknown fields are reported. Each is reported for every record, and a pack may
 # have thousands of records and of unknown fields.
 UNKNOWN_NAMED = 10
+INVALID_ENUM = "invalid enum value"
+VALUES_NAMED = 10  # at most this many allowed values of an enum or a Literal are listed
 _POSITION = re.compile(r" - at `(?:key in )?\$(.*)`$")  # the position at the end of an error
+_STEP = re.compile(r"\.[^.\[]+|\[[^\]]*\]")  # a step of such a position
 
 Described = inspect.StructType | inspect.DataclassType | inspect.TypedDictType
 
@@ -41,6 +45,7 @@ class Field:
         name: the name of the field in the record.
         type: the type of its values.
         many: the type of a list of such values, by which a whole column is loaded.
+        description: msgspec's description of the type.
         required: whether a record without the field is invalid.
         default: the value for a record without the field; NODEFAULT if there is no such value.
         factory: creates the value for a record without the field; NODEFAULT if there is no factory.
@@ -50,6 +55,7 @@ class Field:
     name: str
     type: Any
     many: Any
+    description: inspect.Type
     required: bool
     default: Any
     factory: Any
@@ -93,7 +99,7 @@ class MsgspecLoader(RecordLoader):
         """Return the names of the fields on the wire; of a union, the names that all types have."""
         return _common([_wire_names(each) for each in _described(self._type)])
 
-    def load(self, pack: Pack) -> Loaded:
+    def _load(self, pack: Pack) -> Loaded:
         """Validate and load the records of a pack.
 
         Records of a TypedDict are loaded by column. Records of another class are loaded by column
@@ -120,7 +126,7 @@ class MsgspecLoader(RecordLoader):
             try:
                 rows[index] = convert(payload, self._type, str_keys=True)
             except ValidationError as error:
-                errors[index] = self._errors(payload) or _located(error)
+                errors[index] = self._errors(payload) or _located(error, self._type)
             except BaseException as error:  # noqa: BLE001 -- __post_init__ may raise anything
                 errors[index] = self._errors(payload) or errors_of(error)
         return loaded_rows(pack, rows, self._names, errors)
@@ -180,7 +186,7 @@ def _column(field: Field, values: Sequence[Any], errors: Errors) -> Sequence[Any
                 found.append(convert(value, field.type, str_keys=True))
             except BaseException as error:  # noqa: BLE001 -- a __post_init__ may raise anything
                 found.append(None)
-                errors.setdefault(index, {})[field.key] = _texts(error)
+                errors.setdefault(index, {})[field.key] = _texts(error, field.description)
     return found
 
 
@@ -192,7 +198,7 @@ def _made(field: Field, count: int, errors: Errors) -> Sequence[Any]:
             found.append(field.factory())
         except BaseException as error:  # noqa: BLE001 -- the code of the project can raise anything
             found.append(None)
-            errors.setdefault(index, {})[field.key] = _texts(error)
+            errors.setdefault(index, {})[field.key] = _texts(error, field.description)
     return found
 
 
@@ -200,7 +206,7 @@ def _shared(field: Field, value: Any, count: int, errors: Errors) -> Any:
     try:
         return convert(value, field.type, str_keys=True)
     except BaseException as error:  # noqa: BLE001 -- a __post_init__ may raise anything
-        _note_all(errors, count, field.key, *_texts(error))
+        _note_all(errors, count, field.key, *_texts(error, field.description))
         return None
 
 
@@ -209,26 +215,91 @@ def _note_all(errors: Errors, count: int, key: str, *texts: str) -> None:
         errors.setdefault(index, {})[key] = [*texts]
 
 
-def _texts(error: BaseException) -> list[str]:
-    """Return the error of a field's value, in a list."""
-    return [_text(error)] if isinstance(error, ValidationError) else errors_of(error)[""]
+def _texts(error: BaseException, description: inspect.Type) -> list[str]:
+    """Return the error of a field's value, in a list.
+
+    Args:
+        error: the error.
+        description: msgspec's description of the type of the field.
+
+    """
+    if isinstance(error, ValidationError):
+        return [_text(error, description)]
+    return errors_of(error)[""]
 
 
-def _text(error: ValidationError) -> str:
-    """Return the text of an error. It begins with the position of the error within the value."""
+def _text(error: ValidationError, description: inspect.Type) -> str:
+    """Return the text of an error. It begins with the position of the error within the value.
+
+    The error of an enum or a Literal lists the allowed values, which msgspec does not list.
+
+    Args:
+        error: the error.
+        description: msgspec's description of the type of the value.
+
+    """
     text = str(error)
     position = _POSITION.search(text)
     text = _POSITION.sub("", text).replace("`", "")
     text = text[:1].lower() + text[1:]
-    within = position.group(1).removeprefix(".") if position else ""
+    path = position.group(1) if position else ""
+    if text.startswith(INVALID_ENUM):
+        allowed = list(dict.fromkeys(_allowed(description, _STEP.findall(path))))
+        text += f": expected one of {listed(allowed, VALUES_NAMED)}" if allowed else ""
+    within = path.removeprefix(".")
     return f"{within}: {text}" if within else text
 
 
-def _located(error: ValidationError) -> dict[str, list[str]]:
-    """Return the error of a whole record, under the field that the error names, or under ""."""
+def _allowed(description: inspect.Type, steps: Sequence[str]) -> Iterator[str]:
+    """Yield the allowed values of an enum or a Literal, as Python writes them.
+
+    Args:
+        description: msgspec's description of a type.
+        steps: the path from a value of this type to the value that is an enum or a Literal.
+
+    """
+    for found in _reached(description, steps):
+        if isinstance(found, inspect.LiteralType):
+            yield from map(repr, found.values)
+        elif isinstance(found, inspect.EnumType):
+            yield from (repr(member.value) for member in found.cls)
+
+
+def _reached(description: inspect.Type, steps: Sequence[str]) -> Iterator[inspect.Type]:
+    """Yield the types that a value at a path can have; of a union, each type.
+
+    Args:
+        description: msgspec's description of a type.
+        steps: the path from a value of this type.
+
+    """
+    following: Sequence[inspect.Type] = ()
+    if isinstance(description, inspect.UnionType):
+        for each in description.types:
+            yield from _reached(each, steps)
+    elif not steps:
+        yield description
+    elif isinstance(description, Described):
+        fields = description.fields
+        following = [each.type for each in fields if f".{each.encode_name}" == steps[0]]
+    else:  # the items of a list, or the values of a dict
+        names = ("item_type", "value_type")
+        following = [getattr(description, name) for name in names if hasattr(description, name)]
+    for each in following:
+        yield from _reached(each, steps[1:])
+
+
+def _located(error: ValidationError, declared: Any) -> dict[str, list[str]]:
+    """Return the error of a whole record, under the field that the error names, or under "".
+
+    Args:
+        error: the error.
+        declared: the message type.
+
+    """
     position = _POSITION.search(str(error))
     field = re.match(r"\.([^.\[]+)", position.group(1)) if position else None
-    text = _text(error)
+    text = _text(error, inspect.type_info(declared))
     return {field.group(1): [text.partition(": ")[2] or text]} if field else {"": [text]}
 
 
@@ -307,6 +378,7 @@ def _fields(declared: Any, described: Described) -> Sequence[Field] | None:
             each.name,
             kind := _bare(types[each.name]),
             list[kind],  # type: ignore[valid-type]
+            each.type,
             each.required,
             each.default,
             each.default_factory,

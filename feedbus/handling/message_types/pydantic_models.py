@@ -83,7 +83,7 @@ class PydanticLoader(RecordLoader):
             for name in _wire_names(field, info.validation_alias, config)
         ]
 
-    def load(self, pack: Pack) -> Loaded:
+    def _load(self, pack: Pack) -> Loaded:
         """Validate and load the records of a pack in one call of pydantic.
 
         If a record is invalid, all records are loaded one by one.

@@ -11,11 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from feedbus.errors import Outage, described
+from feedbus.name_list import nearest
+from feedbus.printable import shortened
 from feedbus.records.attribute_columns import Attributes
 from feedbus.records.batch import Chunk
 from feedbus.records.packs import Pack
 
 Reads = Literal["object", "text", "bytes"]
+UNKNOWN_COMPARED = (
+    100  # at most this many unknown fields of a record are compared with missing ones
+)
 # The errors of the invalid records of a pack; see Loaded.
 Errors = dict[int, dict[str, list[str]]]
 
@@ -78,7 +83,6 @@ class RecordLoader(ABC):
         whose names are not known. `feedbus check` uses the names to check the option order_by.
         """
 
-    @abstractmethod
     def load(self, pack: Pack) -> Loaded:
         """Validate and load the records of a pack, before the handler is called.
 
@@ -90,8 +94,39 @@ class RecordLoader(ABC):
             pack: the decoded records.
 
         Returns:
-            The valid records, and the errors of the others.
+            The valid records, and the errors of the others. The error of a missing field names an
+            unknown field of the record with a similar name, because it may be misspelt.
         """
+        loaded = self._load(pack)
+        known_fields = self.wire_fields() if loaded.errors else None
+        if known_fields is not None:
+            _suggest(loaded.errors, pack, known_fields)
+        return loaded
+
+    @abstractmethod
+    def _load(self, pack: Pack) -> Loaded:
+        """Validate and load the records of a pack; load() adds suggestions to the errors."""
+
+
+def _suggest(errors: Errors, pack: Pack, known_fields: Sequence[str]) -> None:
+    """Add similar unknown fields of the records to the errors of missing fields.
+
+    Args:
+        errors: the errors of the records of the pack.
+        pack: the records. All records of a pack have the same fields.
+        known_fields: the names of the fields of the message type.
+
+    """
+    given = [*pack.shared, *pack.columns]
+    unknown = [field for field in given if field not in known_fields][:UNKNOWN_COMPARED]
+    for field in set(known_fields).difference(given) if unknown else ():
+        similar = nearest(field, unknown)
+        for by_field in errors.values() if similar else ():
+            if field in by_field:
+                by_field[field] = [
+                    *by_field[field],
+                    f"(got the unknown field '{shortened(similar, 60)}': did you mean '{field}'?)",
+                ]
 
 
 def errors_of(error: BaseException) -> dict[str, list[str]]:

@@ -30,7 +30,7 @@ class DictLoader(RecordLoader):
     def wire_fields(self) -> None:
         """Return None: a record may have any fields."""
 
-    def load(self, pack: Pack) -> Loaded:
+    def _load(self, pack: Pack) -> Loaded:
         """Return the records of a pack as they are: every record is valid."""
         return Loaded(Chunk(pack.ids, pack.shared, pack.columns, range(len(pack))), {})
 
@@ -60,7 +60,7 @@ class BodyLoader(RecordLoader):
         """Return no names: a body has no fields."""
         return ()
 
-    def load(self, pack: Pack) -> Loaded:
+    def _load(self, pack: Pack) -> Loaded:
         """Load the body; it is invalid if the exchange's codec has returned a record with fields.
 
         Args:
