@@ -18,6 +18,7 @@ import feedbus.apply
 import feedbus.cli.balance
 from feedbus.cli import main
 from feedbus.dead_letters.requeue import Requeue
+from feedbus.errors import BrokerOutage
 from feedbus.process import interrupts
 from tests.projects import Project, status, wait_until
 
@@ -35,6 +36,11 @@ def interrupt(*_: object, **__: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def lose_broker(*_: object, **__: object) -> NoReturn:
+    msg = "broker: Broken pipe"
+    raise BrokerOutage(msg)
+
+
 def invoke(project: Project, *words: str) -> Result:
     return CliRunner().invoke(main, ["--topology", str(project.topology), *words])
 
@@ -47,9 +53,14 @@ def test_an_interrupted_apply_says_that_the_next_one_continues(
         patched.setattr(feedbus.apply, "apply", interrupt)
         stopped = invoke(project, "apply")
         assert stopped.exit_code == 130
-        assert stopped.stderr == (
-            "interrupted; run `feedbus apply` again: it continues where it stopped\n"
+        continues = (
+            "some changes may be made already; run `feedbus apply` again: it continues where it"
+            " stopped\n"
         )
+        assert stopped.stderr == f"interrupted; {continues}"
+        patched.setattr(feedbus.apply, "apply", lose_broker)
+        lost = invoke(project, "apply")
+        assert (lost.exit_code, lost.stderr) == (1, f"error: broker: Broken pipe; {continues}")
         patched.setattr(feedbus.apply, "exclusive", interrupt)
         assert invoke(project, "apply").stderr == "interrupted; nothing was changed\n"
     assert project.feedbus("apply").returncode == 0

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from feedbus.topology import Topology
 
 NOTHING_CHANGED = "nothing was changed"
-CONTINUES = "run `feedbus apply` again: it continues where it stopped"
+CONTINUES = (
+    "some changes may be made already; run `feedbus apply` again: it continues where it stopped"
+)
 # If the number of messages does not change for this time, the line about them reports it. Messages
 # can be in handlers meanwhile, for example a large batch.
 PATIENCE_SECONDS = 60.0

@@ -1,4 +1,4 @@
-"""The line that a command prints when Ctrl-C interrupts it."""
+"""The line that a command prints when Ctrl-C or an outage interrupts it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,31 @@ from contextlib import contextmanager
 
 import click
 
+from feedbus.errors import Outage, UsageError
+
 
 @contextmanager
 def reported(state: Callable[[], str]) -> Iterator[None]:
-    """Print what a command has done and how to continue it, if Ctrl-C interrupts the `with` block.
+    """Print what a command has done and how to continue it, if the `with` block is interrupted.
 
-    The command must be in INTERRUPTIBLE of feedbus.cli. An interrupted command ends with exit code
-    130.
+    Ctrl-C or an outage of the broker or the store interrupts it. The command must be in
+    INTERRUPTIBLE of feedbus.cli. After Ctrl-C, it ends with exit code 130.
 
     Args:
         state: called when the command is interrupted; returns the text to print.
 
     Raises:
         KeyboardInterrupt: the block was interrupted, also if its cleanup has raised another error.
+        UsageError: the broker or the store became unavailable; the error also has the text.
 
     """
     try:
         yield
     except BaseException as error:
         if not _is_interrupt(error):
+            if isinstance(error, Outage):
+                msg = f"{error}; {state()}"
+                raise UsageError(msg) from error
             raise
         if sys.stderr.isatty():
             click.echo(err=True)  # the terminal has shown ^C on the current line
