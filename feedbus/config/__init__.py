@@ -116,7 +116,7 @@ def _applied(path: Path, environ: Mapping[str, str]) -> Path:
 
     """
     copy = environ.get(APPLIED)
-    if not copy or environ.get("FEEDBUS_TOPOLOGY") != os.path.abspath(path):  # noqa: PTH100 -- as above
+    if not copy or environ.get("FEEDBUS_TOPOLOGY") != os.path.abspath(path):  # noqa: PTH100 -- as in load()
         return path
     return Path(copy) if os.access(copy, os.R_OK) else path
 

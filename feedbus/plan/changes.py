@@ -72,8 +72,8 @@ class Wait:
             not acknowledged.
         moved_to: the new shards of its keys; the shard that gets the most keys comes first.
         consumers: the number of processes that read the queue.
-        per_second: the number of messages per second that this host has handled while the plan was
-            made; None if it has handled none.
+        per_second: the number of messages of the shard that this host has handled per second while
+            the plan was made; None if it has handled none, or if no process reads the queue.
         seconds: the time until all these messages are handled, if this rate does not change; None
             if the rate is not known.
 
@@ -114,7 +114,7 @@ class RingChange:
         old: the digest of the current generation; None if there is none yet.
         new: the digest of the next generation; the same as `old` if only an interrupted switch is
             completed.
-        reason: the difference between the generations.
+        reason: why the ring changes, such as another number of shards.
         moved_share: the share of all keys that another shard will handle. It is None if there is no
             current generation, if `new` is the same as `old`, or if no prediction was requested.
         before: the spread over the old shards; None in the same cases as `moved_share`, and if

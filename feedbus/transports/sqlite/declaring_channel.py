@@ -195,7 +195,7 @@ class DeclaringChannel(BaseChannel):
 
         """
         link = self._link
-        self.flush()  # as _method() does
+        self.flush()  # earlier messages of this channel are stored first, so they are counted
         with self._refusals():
             rows = link.tables.read(
                 "SELECT depth, (SELECT count(*) FROM consumers WHERE queue = queues.id)"

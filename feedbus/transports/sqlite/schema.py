@@ -22,7 +22,7 @@ TABLES = """
 CREATE TABLE state (
     topology INTEGER NOT NULL,      -- counts changes of exchanges, queues and bindings
     owners INTEGER NOT NULL,        -- counts changes of owners and consumers
-    next_message INTEGER NOT NULL,  -- never reused: an old tag must not settle another message
+    next_message INTEGER NOT NULL,  -- never reused, so a late ack cannot settle another message
     armed_ms INTEGER                -- the next time at which something expires in any queue
 );
 INSERT INTO state VALUES (1, 1, 1, NULL);
