@@ -168,8 +168,8 @@ def set_up_if_missing(topology: Topology) -> dict[str, RingState]:
             for exchange in topology.exchanges.values()
             if not exchange.external_name
         ]
-        # If all exchanges belong to other systems, only the marks of the project can show that the
-        # topology was declared.
+        # If all exchanges belong to other systems, only the project's marks can show that the
+        # topology was declared. A mark is an exchange without bindings.
         declared = entries or project_marks.marks(topology)
         if any(broker.exchange_exists(connection, entry) for entry in declared):
             return ring_state.states(connection, topology)

@@ -298,7 +298,7 @@ class Comparison:
         )
 
     def _is_correct_timer_queue(self, name: str, found: SeenQueue) -> bool:
-        """Whether a queue belongs to the timer and has the correct arguments."""
+        """Whether a queue is one of `timer_queues`, and has the correct arguments."""
         wanted = self.timer_queues.get(name)
         return wanted is not None and not find_differences(found.arguments, wanted)
 

@@ -34,8 +34,8 @@ def make_plan(
 
     Args:
         topology: the wanted state.
-        watchers: the differences between the supervisor's watchers and the topology; None if no
-            supervisor runs.
+        watchers: the differences between the processes that the supervisor runs and the processes
+            that the topology declares; None if no supervisor runs.
         delete_nonempty: the names of queues that may be deleted with their messages.
         predict: whether to predict where keys move and how long a backlog takes. The prediction
             takes some seconds.
