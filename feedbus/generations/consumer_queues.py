@@ -60,7 +60,7 @@ class ConsumerQueues:
     Each queue of an old generation is assigned to one of the current consumers. It is read up to
     its fence, then deleted. A consumer reads its share of the old queues together with its own
     queue. A record in the own queue waits until the old queues that can have earlier records of
-    its key are deleted. On some queues, records cannot wait only for the old queues of their keys
+    its key are deleted. On some queues, a record must wait for all old queues
     (predecessors.are_known() returns False). Then the consumer reads its own queue only after all
     old queues are deleted.
 
@@ -188,8 +188,8 @@ class ConsumerQueues:
     def reads_all_at_once(self) -> bool:
         """Whether the queues of all generations are read at the same time.
 
-        The result is True if the exchange has old generations, and if records can wait only for the
-        old queues of their keys (predecessors.are_known()).
+        The result is True if the exchange has old generations, and if a record need not wait for
+        all old queues (predecessors.are_known()).
         """
         return (
             self._state is not None

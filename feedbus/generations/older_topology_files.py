@@ -28,8 +28,8 @@ def refuse_older(states: Iterable[RingState], topology: Topology) -> None:
         topology: the topology of the file.
 
     Raises:
-        UsageError: the current ring was declared by a file of another host, and this host's file
-            declares another ring. In addition, the file of the other host is newer, or the ring
+        UsageError: three conditions are true: a file of another host has declared the current ring;
+            this host's file declares another ring; the file of the other host is newer, or the ring
             that this host's file declares was already replaced.
 
     """

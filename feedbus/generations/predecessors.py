@@ -13,7 +13,7 @@ NO_QUEUES: frozenset[str] = frozenset()
 
 
 def are_known(topology: Topology, queue: Queue) -> bool:
-    """Whether records of a queue can wait only for the older queues that can have their keys.
+    """Whether a record can wait for the older queues that can have its key, and for no others.
 
     If the result is True, consumers read old queues together with new ones. Then a new record waits
     until the old queues that can have its key are deleted. The result is False in these cases:

@@ -128,9 +128,9 @@ def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
         topology: the topology.
 
     Raises:
-        UsageError: the readers' queue of a ring has only messages that feedbus did not write. In
-            addition, the ledger has no state either, or another process holds the topology's lock
-            for too long.
+        UsageError: two conditions are true: the readers' queue of a ring has only messages that
+            feedbus did not write; the ledger has no state, or another process holds the topology's
+            lock for too long.
 
     """
     names = Names(topology)
