@@ -24,12 +24,16 @@ class PsycopgStore(SqlStore):
         super().__init__(project, where, "postgresql")
         self._url, self._local, self._opened = url, threading.local(), list[psycopg.Connection]()
 
+    @property
+    def in_transaction(self) -> bool:
+        return getattr(self._local, "begun", False)
+
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection]:
-        connection = getattr(self._local, "connection", None)
-        if connection is not None and self._local.begun:
-            yield connection  # join the transaction that is under way
+        if self.in_transaction:
+            yield self._local.connection  # join the transaction that is under way
             return
+        connection = getattr(self._local, "connection", None)
         try:
             if connection is None or connection.closed:
                 connection = self._local.connection = psycopg.connect(self._url, connect_timeout=5)

@@ -87,6 +87,26 @@ def test_a_nested_transaction_joins_the_outer_one(system, bus) -> None:
     assert (system.ready(), numbers(system)) == ({"work": 2}, [])
 
 
+@pytest.mark.parametrize("outer", ["store", "database", "another bus"])
+def test_a_transaction_inside_one_that_the_bus_cannot_commit_is_refused(system, bus, outer) -> None:
+    with impatient_bus(system) as another:
+        begin = {
+            "store": system.store.transaction,
+            "database": system.store.database.atomic,
+            "another bus": another.transaction,
+        }[outer]
+
+        def nest() -> None:
+            with begin():
+                insert(system.store.database, 1)
+                with bus.transaction():
+                    bus.publish("work", {"n": 1})
+
+        with pytest.raises(feedbus.UsageError, match="begun without this bus"):
+            nest()
+    assert (orders(system), numbers(system), system.ready()) == ([], [], {"work": 0})
+
+
 def test_a_transaction_of_one_thread_takes_nothing_of_another(system, bus) -> None:
     with bus.transaction():
         bus.publish("work", {"n": 1})

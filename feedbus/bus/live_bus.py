@@ -19,7 +19,7 @@ from feedbus.bus.record_encoding import pack_pairs
 from feedbus.bus.sender import Sender
 from feedbus.bus.shared_sender import SharedSender
 from feedbus.bus.transactions import CurrentTransaction, Transaction
-from feedbus.errors import StoreOutage
+from feedbus.errors import StoreOutage, UsageError
 from feedbus.metrics import Metrics
 from feedbus.records.packs import Pack, pack_of_one
 from feedbus.records.payloads import Payload
@@ -37,6 +37,11 @@ from feedbus.store.protocol import OutboxRow
 from feedbus.topology import Topology
 from feedbus.wire.message_options import Envelope, PublishOptions
 
+INSIDE_TRANSACTION = (
+    "bus.transaction() inside a transaction of the store that was begun without this bus: the bus"
+    " does not know when that transaction commits; replace the outer transaction by a block of the"
+    " same bus.transaction(), or, in a handler, publish with the handler's parameter of type Bus"
+)
 TIMEOUT_SECONDS = 10.0  # how long a publish tries again during an outage, by default
 
 
@@ -250,12 +255,13 @@ class LiveBus(Bus):
         Messages that this thread publishes in the block go to the outbox, a table of the store. The
         bus sends them immediately after the commit. If the broker is unavailable then, the relay
         sends them later. The relay is a thread that `feedbus up` runs. After a rollback, nothing is
-        sent. If this thread has already begun a transaction, the block joins that transaction.
+        sent. Within another block of this method, the block joins the transaction of that block.
 
         Yields the store's session: SQLAlchemy's Session, or peewee's database.
 
         Raises:
-            UsageError: the topology has no [store].
+            UsageError: the topology has no [store], or this thread has begun a transaction of the
+                store without this method. The bus would send the messages before its commit.
             StoreOutage: the store became unavailable. If the connection was lost during the commit,
                 it is unknown whether the store has committed, so the block must be idempotent. In
                 all other cases, nothing was committed.
@@ -274,6 +280,8 @@ class LiveBus(Bus):
             with store.transaction() as session:
                 yield session
             return
+        if store.in_transaction:
+            raise UsageError(INSIDE_TRANSACTION)
         current = self._current_transaction.transaction = Transaction(store)
         try:
             try:

@@ -20,6 +20,7 @@ class NoStore:
     """
 
     session_type: type | None = None
+    in_transaction = False
 
     def __init__(self) -> None:
         """Create the store; there is nothing to configure."""

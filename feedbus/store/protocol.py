@@ -184,6 +184,10 @@ class Store(Protocol):
     def inbox(self) -> Inbox:
         """The table of the ids of the messages that were handled."""
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether this thread has begun a transaction, which transaction() would join."""
+
     def transaction(self) -> AbstractContextManager[Any]:
         """Commit all effects of a `with` block, or none; join a transaction that is already open.
 

@@ -120,6 +120,11 @@ class SqlStore(ABC):
         self.inbox = SqlInbox(self._own, project)
         self._file = file
 
+    @property
+    @abstractmethod
+    def in_transaction(self) -> bool:
+        """Whether this thread has begun a transaction, which transaction() would join."""
+
     @abstractmethod
     def transaction(self) -> AbstractContextManager[Any]:
         """Commit all changes of a `with` block, or none; join a transaction that is already open.

@@ -129,6 +129,11 @@ class SqlAlchemyStore(SqlStore):
         self._waiting = waiting
         self._local = threading.local()
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether this thread has begun a transaction, which transaction() would join."""
+        return self._session is not None
+
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """Commit all changes of a `with` block, or none; yield the session of the transaction.

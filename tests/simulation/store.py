@@ -59,11 +59,16 @@ class SimulatedStore(SqlStore):
         clock = SimulatedClock(database.scheduler)
         super().__init__(project, "simulated store", "sqlite", None, clock=clock)
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the current thread has begun a transaction."""
+        return self._scheduler.current in self._within
+
     @contextmanager
     def transaction(self) -> Iterator[SimulatedStore]:
         """Commit what the block does, or nothing of it; the answer to the commit may be lost."""
         database, thread = self._database, self._scheduler.current
-        if thread in self._within:
+        if self.in_transaction:
             yield self
             return
         self._scheduler.wait(

@@ -74,6 +74,11 @@ class PeeweeStore(SqlStore):
         file = None if self.on_postgres else Path(self.database.database)
         super().__init__(project, self.database.where, dialect, file)
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether this thread has begun a transaction, also by `database.atomic()`."""
+        return bool(self.database.in_transaction())
+
     @contextmanager
     def transaction(self) -> Iterator[Database]:
         """Commit all changes of a `with` block, or none; yield the peewee database.
@@ -86,7 +91,7 @@ class PeeweeStore(SqlStore):
                 all other cases, nothing was committed.
 
         """
-        if self.database.in_transaction():
+        if self.in_transaction:
             yield self.database
             return
         try:
