@@ -30,7 +30,7 @@ class BatchTable(TableSchema):
 
     size = Whole("How many records a handler gets in one call.", maximum=MOST_PREFETCH)
     wait = Duration(
-        "The shortest time between the beginnings of two batches, unless the second one is full.",
+        "The shortest time between the beginnings of two batches; a full batch begins earlier.",
         zero=True,
         attribute="wait_seconds",
     )
