@@ -54,7 +54,8 @@ def command(context: Any, *, as_json: bool, check: bool) -> None:
     their next attempt; it and DEAD, the number of dead letters, are totals of the queue that all of
     its shards show. WAITING counts the records that wait for an earlier record of their key; while
     no consumer runs, also those that wait for their next attempt. HANDLED counts each attempt to
-    handle a record, and each record that is invalid, so that no handler gets it.
+    handle a record, and each record that is invalid, so that no handler gets it. It counts on this
+    host from the creation of the folder var, also after restarts.
 
     The command also works if nothing runs.
     """

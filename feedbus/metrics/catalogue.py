@@ -165,7 +165,9 @@ PUBLISHED = Family(
     "counter",
     "Records published, by outcome: confirmed; returned, because no queue takes them; nacked, "
     "because the broker refused them; unconfirmed, because the connection was lost: these are "
-    "sent again.",
+    "sent again. Two values of the label exchange are not names of exchanges: dead-letter counts "
+    "dead letters; retry counts retries, and on a queue with order_by also records that were moved "
+    "to the waiting queue because they wait for an earlier record.",
     ("exchange", "outcome"),
 )
 BLOCKED = Family(
