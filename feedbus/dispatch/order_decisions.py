@@ -106,8 +106,8 @@ class OrderDecisions:
         """
         record = self._taken_records.record_of(decoded.delivery)
         if record is not None:
-            # A waiting record is taken when no earlier record of its key waits, or together with
-            # the earlier ones. So only those that were taken with it can have failed.
+            # When a waiting record is taken, the earlier waiting records of its key are already
+            # finished, or are taken with it. So only records that were taken with it can block it.
             return self._taken_records.is_blocked(record.key)
         key = self._order.waiting_key(decoded.delivery, decoded.pack, row)
         return self._records.blocks(key, self.waiting.queue_of(decoded.delivery).generation_number)
@@ -141,9 +141,8 @@ class OrderDecisions:
         dead_letter = self._records.find_dead_letter(key, message_id)
         # If the broker delivers a record again, and a record with its id waited when the consumer
         # began to read, the record is also in the waiting queue: it is a repetition. But a requeued
-        # dead letter that blocks its key is never a repetition. If a waiting record has the same id
-        # as the dead letter, a publisher has sent two messages with this id, and both must be
-        # handled.
+        # dead letter that blocks its key is never a repetition, even if a waiting record has the
+        # same id: then a publisher has sent two messages with this id, and both must be handled.
         if (
             delivery.redelivered
             and decoded.has_own_ids
@@ -167,10 +166,14 @@ class OrderDecisions:
         """Keep the order after the decision on a whole delivery, which no handler receives.
 
         Such a delivery cannot be decoded, or has ended its process too often. It becomes a dead
-        letter. With `block_on_dead`, the dead letter blocks the key of the delivery if the key is
-        known without the body: it is the routing key of a message that is not a pack, or a waiting
-        queue has delivered the message. In all other cases, no key is blocked, and the decision is
-        returned without a change.
+        letter. With `block_on_dead`, the dead letter blocks the key of the delivery in two cases:
+
+        - The key is the routing key, and the message is not a pack.
+        - A waiting queue has delivered the message: the key was noted when the message began to
+          wait.
+
+        In all other cases, the key is not known without the body. Then no key is blocked, and the
+        decision is returned without a change.
 
         Args:
             decoded: the delivery.

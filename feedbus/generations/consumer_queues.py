@@ -37,8 +37,8 @@ class ReadableQueue:
         queue: the name of the queue on the broker.
         exclusive: whether to subscribe exclusively. Then the broker refuses other consumers of the
             queue.
-        needs_fence: whether the queue may have no fence. The fence may have expired, or the queue
-            was full and refused the fence. If this is True, the consumer that subscribes puts a
+        needs_fence: whether the fence of the queue is possibly missing. It may have expired, or the
+            queue was full and refused it. If this is True, the consumer that subscribes puts a
             fence into the queue, as soon as the queue gets no more messages (queue_phases.py).
         generation_number: the number of the queue's generation.
         only_without_reader: whether the consumer subscribes only when the broker reports no other
@@ -90,12 +90,12 @@ class ConsumerQueues:
         self._consumer = consumer
         state = states.get(consumer.queue.exchange)
         self._state = state if state is None else _state_to_use(state, consumer.name)
-        # Whether the own queue may be an old queue without a fence. A switch puts no fence into a
-        # queue that is full and has no consumer. There are two cases:
-        # - `_state` is not the state on the broker: it is the state before a switch that is not
-        #   complete. So the own queue is an old queue already.
-        # - The queue may refuse messages, and a later switch may replace the ring before this
-        #   consumer subscribes.
+        # Whether the own queue is possibly an old queue without a fence: a switch puts no fence
+        # into a queue that is full and has no consumer. This is possible in two cases:
+        # - A switch that is not complete removes this consumer's shard. Then `_state` is the state
+        #   before the switch: see _state_to_use().
+        # - The queue can refuse messages, and a later switch replaces the ring before this consumer
+        #   subscribes.
         self._needs_fence = self._state is not None and (
             self._state != state or may_refuse(topology, self._state.current)
         )
@@ -316,9 +316,9 @@ class ConsumerQueues:
         """If the own queue was removed from the topology, yield it whenever it has no reader.
 
         The queue is yielded again until it is deleted on the broker. If several consumers read the
-        queue, each of them stops reading when it receives the fence. The consumer that reads last
-        deletes the queue. If this consumer ends before it has deleted the queue, another consumer
-        reads the queue again.
+        queue, the one that receives the fence returns it to the queue and stops reading. Then
+        another one receives the fence. The consumer that is left deletes the queue. If it ends
+        before that, another consumer reads the queue again.
         """
         own_queue = ReadableQueue(self._own_queue, only_without_reader=True)
         while self._is_removed(connection):
@@ -408,7 +408,7 @@ class ConsumerQueues:
     def _is_in_state(self, connection: Connection, generation: Generation) -> bool:
         """Whether the state has this old generation; True if the state cannot be read now.
 
-        In the second case, _forget() reads the ledger.
+        If it cannot be read, the caller calls switch.forget_drained(), which reads the ledger.
         """
         channel = connection.channel()
         state = ring_state.read(channel, self._topology, generation.exchange)

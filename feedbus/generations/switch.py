@@ -233,9 +233,8 @@ def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
 def _delete_control_messages(channel: Channel, queue: str) -> bool:
     """Delete the messages at the front of a waiting queue, up to the first record.
 
-    The deleted messages are notices, which are fences in a waiting queue, and messages by which
-    `feedbus dead drop` releases keys that are blocked by a dead letter (`block_on_dead`). The queue
-    has no consumer.
+    Two kinds of messages are deleted: notices (they have the header of a fence), and the messages
+    by which `feedbus dead drop` releases keys (`block_on_dead`). The queue has no consumer.
 
     Returns:
         True if the queue is empty now; False if it has a record.

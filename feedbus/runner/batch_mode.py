@@ -23,11 +23,10 @@ from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 events = EventLog(__name__)
 
 # A *waiting record* waits in a waiting queue for its next attempt, or for an earlier record of its
-# key. If N waiting records were handled and other waiting records are due already, about
-# N * NEW_SHARE new records are handled before the other waiting records. If most keys have waiting
-# records, most of these new records become waiting records, too. So the share must be less than 1:
-# otherwise the number of waiting records would not decrease while new records arrive without a
-# pause.
+# key. Other records are called *new* here. While waiting records are due, the mode alternates:
+# after N waiting records it handles about N * NEW_SHARE new records. The share is less than 1,
+# because a new record whose key has a waiting record becomes a waiting record, too. With a share of
+# 1, the number of waiting records might never decrease.
 NEW_SHARE = 0.5
 
 
@@ -48,8 +47,8 @@ class BatchMode:
         self._last_batch_at = -math.inf  # when the latest batch began
         self._is_collecting = False  # whether the buffer has a batch that is not complete yet
         # How many records of the buffer may be handled before waiting records are handled again;
-        # infinity for no limit. The number becomes negative if a delivery had more records than the
-        # number.
+        # infinity for no limit. The number becomes negative if the last delivery had more records
+        # than were allowed, because a delivery is handled as a whole.
         self._new_records = math.inf
         self._from_old_queue = False  # whether the latest batch came from an old queue
         self._old_queue_batches = OldQueueBatches(run.consumer.queue.batch.size)
@@ -103,7 +102,7 @@ class BatchMode:
 
         - The handling of the previous batch began at least `batch.wait` ago. So if a record arrives
           later than that, it is handled immediately.
-        - The buffer has deliveries that arrived before this batch was collected.
+        - Deliveries were left over from the previous batch.
         - A record of a waiting queue may be handled.
         - The run must end, because of a signal or a limit such as its longest duration.
 
@@ -115,7 +114,7 @@ class BatchMode:
         """
         run = self._run
         batch, buffer = run.consumer.queue.batch, run.buffer
-        has_rest = bool(buffer) and not self._is_collecting  # of deliveries that arrived earlier
+        has_rest = bool(buffer) and not self._is_collecting  # deliveries left over from a batch
         self._is_collecting = False
         if run.waiting or buffer.has_lanes:
             # If the buffer already has a full batch, the loop at the end of this method reads
@@ -173,9 +172,9 @@ class BatchMode:
         if run.waiting is None or not run.waiting:
             self._new_records = math.inf
             return True
-        # The number of new records is computed again below. It begins with the rest of the earlier
-        # number: a fraction of a record, or a negative number. Until then it is infinite, because
-        # the waiting records that are handled here do not reduce it.
+        # The number of new records is computed again at the end of this method. Until then, it is
+        # infinite: so the waiting records that are handled here do not reduce it. A negative number
+        # is kept, and at most 1 of a positive number.
         unused, self._new_records = min(self._new_records, 1.0), math.inf
         handled_before = run.limits.handled
         max_records = int(min(self._max_waiting_records, run.limits.remaining_messages))

@@ -256,8 +256,9 @@ class Runner:
         if run.removal_reason is not None:
             return
         progress = SwitchProgress.begin(run, consumer_queues, raw)
-        # The queues of one list are read at the same time. Usually there is one list. But with
-        # `block_on_dead`, for example, the old queues come before the own queue, in other lists.
+        # The lists are read one after the other, and all queues of a list at the same time. Usually
+        # there is one list. With `block_on_dead`, for example, the first lists have the old queues,
+        # and the last one has the consumer's own queue.
         for sources in consumer_queues.lists_to_read(raw):
             queues = QueuesToRead(
                 run,
@@ -293,9 +294,9 @@ class Runner:
             arrived = mode.receive(raw)
             if self._subscriptions.cancelled:
                 # The broker has cancelled a subscription, perhaps to a waiting queue. Then another
-                # consumer may have put records into this waiting queue, which this consumer does
-                # not know. If this consumer handled a record now, the record could overtake such
-                # a record of its key.
+                # consumer may have put records into the waiting queue since. This consumer does not
+                # know these records. If it handled a record now, the record could overtake one of
+                # them that has the same key.
                 if queues.end_queues():
                     break
                 continue
