@@ -44,6 +44,9 @@ class SimulatedChannel(Channel):
         self._link.check_open()  # a refused acknowledgement has cut it
         link, network, first = self._link, self._link.network, True
         sending = link.sending
+        if sending.is_refused and self._outgoing:
+            sending.is_refused = False
+            self._refuse_outgoing()
         while self._outgoing:
             size = self._size_of_portion(first=first)
             if (sending.is_cut and not (first and size)) or network.cuts(link):
@@ -74,6 +77,13 @@ class SimulatedChannel(Channel):
             after, sending.after = sending.after, None
             after()
             link.check_open()
+
+    def _refuse_outgoing(self) -> None:
+        """Refuse all messages that are to be sent, as a queue without a leader does."""
+        refused, self._outgoing, self._outgoing_bytes = self._outgoing, [], 0
+        self._unreported += [
+            Confirm("basic_nack", each.tag, multiple=False) for each in refused if each.tag
+        ]
 
     def _is_refused(self, message: PublishedMessage) -> bool:
         """Whether a full queue has refused a message."""

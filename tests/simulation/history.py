@@ -58,6 +58,9 @@ class History:
         at_once: faults of records that ran together although they have one key.
         record_of: by queue and message id, the record that a handler has got under this id.
         shared_ids: faults of different records that have one message id.
+        confirmed_rows: by process, the rows of the outbox that it published itself, and whose
+            confirms it knows.
+        republished: faults of such rows that their process published again.
 
     """
 
@@ -86,12 +89,19 @@ class History:
     at_once: list[str] = field(default_factory=list)
     record_of: dict[tuple[str, str], Record] = field(default_factory=dict)
     shared_ids: list[str] = field(default_factory=list)
+    confirmed_rows: set[tuple[object, int]] = field(default_factory=set)
+    republished: list[str] = field(default_factory=list)
 
     def note_id(self, queue: str, message_id: str, record: Record) -> None:
         """Note the message id of a record that a handler has got."""
         known = self.record_of.setdefault((queue, message_id), record)
         if known != record:
             self.shared_ids.append(f"{queue}: {known} and {record} have the id {message_id}")
+
+    def note_published_row(self, process: object, row: int) -> None:
+        """Note that a process publishes a row of the outbox."""
+        if (process, row) in self.confirmed_rows:
+            self.republished.append(f"outbox: the confirmed row {row} was published again")
 
     def note_lock(self, begin: int, end: int) -> None:
         """Note from when to when the lock of the topology was held.

@@ -38,7 +38,7 @@ from tests.simulation import channel, connection, network
 from tests.simulation.consumers import Followers
 from tests.simulation.replacing import replaced
 from tests.simulation.scenario import MOST_CRASHES, Scenario
-from tests.simulation.scheduler import SECONDS
+from tests.simulation.scheduler import SECONDS, Process
 from tests.simulation.strikes import Strikes
 from tests.simulation.system import System
 
@@ -76,7 +76,7 @@ class Landmark:
         before: whether it happens before the call.
         when: called with the arguments; returns whether the call can be struck.
         found: called with the result, unless the strike comes before it; returns the same.
-        in_pauses: whether only calls in the pauses of a handler are struck.
+        within: returns the processes whose calls are struck; None for all of them.
         last: after how many of the strikes no more faults happen: later faults can repair what
             this one has left.
 
@@ -90,7 +90,7 @@ class Landmark:
     before: bool = False
     when: Callable[..., bool] = lambda *_, **_options: True
     found: Callable[[Any], bool] = lambda _: True
-    in_pauses: bool = False
+    within: Callable[[System], set[Process | None]] | None = None
     last: float = 0.0
 
 
@@ -116,7 +116,7 @@ class Landmarks:
 
         def call(*arguments: Any, **options: Any) -> Any:
             can_be_struck = landmark.when(*arguments, **options) and (
-                not landmark.in_pauses or self._system.process() in self._system.pausing
+                landmark.within is None or self._system.process() in landmark.within(self._system)
             )
             if can_be_struck and landmark.before and self._is_struck(landmark):
                 self._strike(landmark)
@@ -179,6 +179,11 @@ def _is_unavailable(self: Any, _rows: object) -> bool:
     """Whether a relay leaves new rows in the outbox, because its last attempt has failed."""
     unavailable: bool = self._is_unavailable
     return unavailable
+
+
+def _is_in_use(self: KeyLocks) -> bool:
+    """Whether threads hold locks of keys, or have registered rows."""
+    return bool(self._keys_being_sent or self._registered_keys)
 
 
 def _is_lock(_self: object, queue: str = "", *_: Any, **_options: Any) -> bool:
@@ -284,7 +289,7 @@ ALL = (
         lambda scenario: scenario.kind == "stream" and scenario.ordered,
         before=True,
         when=_has_decisions,
-        in_pauses=True,
+        within=lambda system: system.pausing,
     ),
     Landmark(
         FailedRecordSender,
@@ -330,6 +335,27 @@ ALL = (
         (Strikes.cancel,),
         lambda scenario: _changes(scenario) and scenario.delivery_limit >= MOST_CRASHES,
         when=_has_records_in_old_queues,
+    ),
+    # A consumer has just subscribed to a waiting queue, and to no other queue.
+    Landmark(
+        WaitingQueues,
+        "open",
+        0.3,
+        (Strikes.hand_over,),
+        lambda scenario: (
+            scenario.ordered
+            and (scenario.processes > 1 or scenario.hosts > 1)
+            and scenario.delivery_limit >= MOST_CRASHES
+        ),
+        found=bool,
+    ),
+    Landmark(
+        Probes,
+        "put_probe",
+        0.1,
+        (Strikes.lose_leaders,),
+        lambda scenario: scenario.ordered,
+        before=True,
     ),
     Landmark(
         Scheduler,
@@ -428,6 +454,26 @@ ALL = (
         (Strikes.stand_still_for_long,),
         lambda scenario: scenario.relayed,
         found=bool,
+    ),
+    # A thread stands still before it publishes its rows, until they are old. The relay stands still
+    # before it reads which keys the thread uses, until they are published.
+    Landmark(
+        Relay,
+        "_publish",
+        0.1,
+        (Strikes.stand_still_for_long,),
+        lambda scenario: scenario.relayed,
+        before=True,
+    ),
+    Landmark(
+        KeyLocks,
+        "in_use",
+        0.7,
+        (Strikes.await_publishing,),
+        lambda scenario: scenario.relayed,
+        before=True,
+        when=_is_in_use,
+        within=lambda system: system.choosing,
     ),
     # Full queues have refused messages, and get room before the next ones are sent.
     Landmark(

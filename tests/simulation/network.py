@@ -29,12 +29,14 @@ class Sending:
     Attributes:
         is_cut: whether the connection is cut when a part of the messages is sent.
         is_slow: whether the second part of several messages is sent later.
+        is_refused: whether the broker refuses all of them, because their queue has no leader.
         after: called when the messages are sent.
 
     """
 
     is_cut: bool = False
     is_slow: bool = False
+    is_refused: bool = False
     after: Callable[[], None] | None = None
 
 
@@ -65,7 +67,7 @@ class Network:
             full queue must have refused a message of the first part.
         slow_queues: by the name of a queue, until when its deliveries stay on their way.
         changes: how often processes have deleted queues of rings, completed switches of rings, and
-            moved waiting records.
+            moved waiting records; and how many rows of the outbox their programs have published.
         sending: by process, what is to happen when it sends its next messages.
         meet: called before each request to the broker, portion of messages and acknowledgement.
         requested_at: when the latest request about each dead letter was published, by the id of the

@@ -12,7 +12,7 @@ from typing import Any
 
 from feedbus.broker import publisher
 from feedbus.broker.in_memory import InMemoryBroker
-from feedbus.bus import sender
+from feedbus.bus import LiveBus, sender
 from feedbus.dispatch import handler_calls, publications, single_calls
 from feedbus.dispatch.concurrent_records import RecordCall
 from feedbus.dispatch.running_calls import RunningCalls
@@ -25,6 +25,8 @@ from feedbus.runner.small_deliveries import SmallDeliveries
 from feedbus.runner.waiting_limit import SwitchLimit
 from feedbus.schedules.fired_moment import FiredMoment, write_moment
 from feedbus.store import leftover_rows, outbox_publishing, relay, tables
+from feedbus.store.protocol import OutboxRow
+from feedbus.store.relay import Relay
 from tests.simulation.history import Record
 from tests.simulation.replacing import replaced
 from tests.simulation.scenario import TICK, Scenario
@@ -186,6 +188,50 @@ def noted_firings(system: System) -> Iterator[None]:
     with (
         replaced(FiredMoment, "take", noted_take),
         replaced(FiredMoment, "write", noted_write),
+    ):
+        yield
+
+
+@contextmanager
+def noted_rows(system: System) -> Iterator[None]:
+    """Note the rows of the outbox that relays publish for the threads of their programs.
+
+    The relay of a program removes these rows later. Until then, it leaves them out. A killed
+    program does not know them any more. Rows whose program stands still are published by the relay
+    of another process, and by the program afterwards.
+    """
+    publish, leave_out = Relay._publish, Relay._leave_out_published
+    publish_rows = LiveBus.publish_rows
+
+    def noted_publish(self: Relay, rows: Sequence[OutboxRow]) -> Iterator[int]:
+        for row in publish(self, rows):
+            system.history.confirmed_rows.add((system.process(), row))
+            system.network.changes["rows published"] += 1
+            yield row
+
+    def noted_publish_rows(self: LiveBus, rows: Sequence[OutboxRow]) -> Sequence[Exception | None]:
+        for row in rows:
+            system.history.note_published_row(system.process(), row.id)
+        return publish_rows(self, rows)
+
+    def noted_leave_out(self: Relay) -> Callable[[Sequence[OutboxRow]], Sequence[OutboxRow]]:
+        choose = leave_out(self)
+
+        def noted_choose(rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
+            process = system.process()
+            if rows:
+                system.choosing.add(process)
+            try:
+                return choose(rows)
+            finally:
+                system.choosing.discard(process)
+
+        return noted_choose
+
+    with (
+        replaced(Relay, "_publish", noted_publish),
+        replaced(Relay, "_leave_out_published", noted_leave_out),
+        replaced(LiveBus, "publish_rows", noted_publish_rows),
     ):
         yield
 

@@ -41,6 +41,7 @@ from tests.simulation.reached import (
     noted_locks,
     noted_moves,
     noted_pauses,
+    noted_rows,
     slow_switches,
     small,
 )
@@ -99,6 +100,7 @@ def _simulate(seed: int, *, tracing: bool) -> Outcome:
                 noted_locks(system),
                 noted_moves(system),
                 noted_pauses(system),
+                noted_rows(system),
                 slow_switches(system),
                 struck_landmarks(system),
                 opposed(system),

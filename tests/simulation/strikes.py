@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from feedbus.broker_names import WAITING, Role, has_role
-from tests.simulation.network import Sending
+from tests.simulation.network import Link, Sending
 from tests.simulation.scheduler import SECONDS, Process
 from tests.simulation.system import System
 
@@ -17,6 +17,7 @@ STILL_SECONDS = (0.02, 0.3, 2.0, 2.0, 8.0)  # for which a process stands still
 SILENT_SECONDS = 1.0  # without heartbeats, feedbus can suspect the message in the handler
 KILLED_WITHIN_SECONDS = (0.05, 0.3, 1.0)
 LONG_STILL_SECONDS = (7.0, 15.0)
+READ_SECONDS = (1.0, 3.0, 8.0)  # another process reads the waiting queues for so long
 AWAITED_SECONDS = 10.0  # the longest wait for what another process does
 MOVE_SECONDS = 30.0  # the longest wait for a move: its old queue has a backlog
 SLOW_SECONDS = (1.0, 4.0, 12.0, 25.0)  # deliveries of a slow queue are on their way
@@ -94,6 +95,14 @@ class Strikes:
         """Let this process send the second part of its next messages later."""
         self._sending().is_slow = True
 
+    def lose_leaders(self) -> None:
+        """Let waiting queues have no leader for a while.
+
+        The broker refuses what this process sends next, and the deliveries of the queues are late.
+        """
+        self._sending().is_refused = True
+        self._slow(self._waiting_queues())
+
     def send_slowly_and_die(self) -> None:
         """Send the next messages slowly, and kill the process when they are sent."""
         self._sending().is_slow = True
@@ -120,6 +129,35 @@ class Strikes:
             consumer, owner, queue = self._chosen.choice(found)
             self.system.scheduler.note(f"THE BROKER CANCELS A SUBSCRIPTION TO {queue}")
             links[owner].cancel(consumer)
+
+    def hand_over(self) -> None:
+        """Let another process read the waiting queues of this one until it is killed.
+
+        The broker cancels the subscriptions to these queues, and this process stands still.
+        """
+        scheduler, process, cancelled = self.system.scheduler, self.system.process(), set[str]()
+        for consumer, link, queue in self._subscriptions_to_waiting_queues():
+            if link.process is process:
+                scheduler.note(f"THE BROKER CANCELS A SUBSCRIPTION TO {queue}")
+                link.cancel(consumer)
+                cancelled.add(queue)
+
+        def kill_readers() -> None:
+            for _, link, queue in self._subscriptions_to_waiting_queues():
+                if queue in cancelled and link.process is not None:
+                    scheduler.kill(link.process)
+
+        seconds = self._chosen.choice(READ_SECONDS)
+        scheduler.after(seconds, kill_readers)
+        self.stand_still((seconds,))
+
+    def _subscriptions_to_waiting_queues(self) -> list[tuple[int, Link, str]]:
+        links = {link.owner: link for link in self.system.network.open_links()}
+        return [
+            (consumer, links[owner], queue)
+            for consumer, owner, queue in self.system.broker.subscriptions()
+            if queue.endswith(WAITING) and owner in links
+        ]
 
     def await_slow_sender(self) -> None:
         """Wait until another process has sent only a part of its packs.
@@ -151,6 +189,10 @@ class Strikes:
         """Stand still until another process has moved waiting records."""
         self._await_change("records moved", MOVE_SECONDS)
 
+    def await_publishing(self) -> None:
+        """Stand still until another thread has published rows of the outbox."""
+        self._await_change("rows published")
+
     def _await_change(self, kind: str, most_seconds: float = AWAITED_SECONDS) -> None:
         changes, scheduler = self.system.network.changes, self.system.scheduler
         process = self.system.process()
@@ -170,7 +212,7 @@ class Strikes:
 
     def slow_waiting_queues(self) -> None:
         """Let the deliveries of all waiting queues stay on their way for a while."""
-        self._slow([each for each in self._queues() if each.endswith(WAITING)], WAITING_SECONDS)
+        self._slow(self._waiting_queues(), WAITING_SECONDS)
 
     def slow_held_queues(self) -> None:
         """Let the messages that are held in a switch stay on their way to the process."""
@@ -191,6 +233,9 @@ class Strikes:
         network, scheduler = self.system.network, self.system.scheduler
         until = scheduler.now + int(self._chosen.choice(seconds) * SECONDS)
         network.slow_queues.update(dict.fromkeys(queues, until))
+
+    def _waiting_queues(self) -> list[str]:
+        return [each for each in self._queues() if each.endswith(WAITING)]
 
     def _queues(self) -> list[str]:
         rows = self.system.broker.tables.read("SELECT name FROM queues ORDER BY id")

@@ -49,6 +49,8 @@ class System:
         holding: processes that wait for the end of an outage, while none of their handlers runs.
         calls: by process, how many handlers run at the same time, with `concurrency`.
         pausing: processes in which records are handled in a pause of a handler.
+        choosing: processes whose relays choose among rows of the outbox, of which there is one at
+            least.
         late_starts: the names of processes whose next start is late.
         service_away_until: the moment until which a service that all handlers use is unavailable.
         without_service: processes for whose next record this service is unavailable.
@@ -70,6 +72,7 @@ class System:
     holding: set[Process | None] = field(default_factory=set)
     calls: Counter[Process | None] = field(default_factory=Counter)
     pausing: set[Process | None] = field(default_factory=set)
+    choosing: set[Process | None] = field(default_factory=set)
     late_starts: set[str] = field(default_factory=set)
     service_away_until: int = 0
     without_service: set[Process | None] = field(default_factory=set)

@@ -90,3 +90,14 @@ def test_two_records_of_a_queue_with_one_message_id_are_a_fault():
     assert history.shared_ids == []
     history.note_id("shard", "2", FIRST)
     assert history.shared_ids == ["shard: a2 and a1 have the id 2"]
+
+
+def test_a_row_that_its_process_knows_as_confirmed_is_not_published_again():
+    history, process, other = History(), object(), object()
+    history.note_published_row(process, 1)
+    history.confirmed_rows.add((process, 1))
+    for publisher, row in ((process, 2), (other, 1)):
+        history.note_published_row(publisher, row)
+    assert history.republished == []
+    history.note_published_row(process, 1)
+    assert history.republished == ["outbox: the confirmed row 1 was published again"]

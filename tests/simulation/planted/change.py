@@ -16,7 +16,7 @@ Change = tuple[Any, str, Any]  # the owner, the name of its attribute, and the v
 
 def edited(owner: Any, name: str, old: str, new: str = "") -> list[Change]:
     """Replace a part of the source text of a function; it must be there exactly once."""
-    function = owner.__dict__[name]
+    function = inspect.unwrap(owner.__dict__[name])  # of a class method, too
     source = textwrap.dedent(inspect.getsource(function))
     assert source.count(old) == 1, f"{name} has changed: the fault must be planted in another way"
     text = source.replace(old, new)

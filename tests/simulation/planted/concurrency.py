@@ -13,7 +13,7 @@ from feedbus.runner import (
     concurrent_deliveries,
     settlement,
 )
-from tests.simulation.planted.change import Change
+from tests.simulation.planted.change import Change, edited
 
 
 def keys_that_run_twice_at_once() -> list[Change]:
@@ -99,3 +99,9 @@ def fences_before_running_records_end() -> list[Change]:
     """Process the fence of an old queue while records of the queue run."""
     owner = concurrent_deliveries.ConcurrentDeliveries
     return [(owner, "has_deliveries_of", lambda *_: False)]
+
+
+def failed_deliveries_in_the_order_of_their_failures() -> list[Change]:
+    """Send failed records in the order in which they have failed, not in that of their arrival."""
+    owner, order = concurrent_calls.ConcurrentCalls, "self._failed_deliveries.sort("
+    return edited(owner, "_register_failure", order, "sorted(self._failed_deliveries, ")

@@ -152,3 +152,38 @@ def busy_keys_forgotten_between_rounds() -> list[Change]:
     """Let the relay publish a key that another thread used only in an earlier round."""
     busy = "busy.update(self._locks.in_use())"
     return edited(relays.Relay, "_leave_out_published", busy, "busy = self._locks.in_use()")
+
+
+def published_ids_forgotten_during_a_removal() -> list[Change]:
+    """Forget rows that were published while a relay has removed earlier ones."""
+    removed = "del self._published_ids[: len(ids)]"
+    return edited(relays.Relay, "_remove_published", removed, "self._published_ids.clear()")
+
+
+def published_ids_read_before_the_locks() -> list[Change]:
+    """Let a relay read which rows are published, and then which keys other threads use."""
+
+    def leave_out_published(self: Any) -> Any:
+        busy: set[Any] = set()
+
+        def choose(rows: Any) -> list[Any]:
+            published_ids = set(self._published_ids)
+            busy.update(self._locks.in_use())
+            others = (each for each in rows if each.id not in published_ids)
+            return [each for each in others if (each.exchange, each.key) not in busy]
+
+        return choose
+
+    return [(relays.Relay, "_leave_out_published", leave_out_published)]
+
+
+def first_keys_of_later_pages_skipped() -> list[Change]:
+    """Skip a row of a sender between two pages of its rows whose keys are read."""
+    after = "after = rows[-1].id"
+    return edited(leftover_rows.LeftoverRows, "_keys", after, "after = rows[-1].id + 1")
+
+
+def leftovers_of_another_thread_forgotten() -> list[Change]:
+    """Forget a row that another thread has left while this one has queried the outbox."""
+    kept = "0 if self._last_leftover_row == last_row else self._last_leftover_row"
+    return edited(leftover_rows.LeftoverRows, "may_contain", kept, "0")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from feedbus.runner import (
+    batch_mode,
     buffer,
     handling_during_publishing,
     small_deliveries,
 )
-from tests.simulation.planted.change import Change
+from tests.simulation.planted.change import Change, edited
 
 
 def records_that_overtake_their_key() -> list[Change]:
@@ -43,3 +44,9 @@ def outages_in_pauses_forgotten() -> list[Change]:
 def pauses_that_hide_a_lost_connection() -> list[Change]:
     """Go on with a large message whose connection was lost in a pause."""
     return [(handling_during_publishing._Call, "error", property(lambda _: None, lambda *_: None))]
+
+
+def pauses_settled_before_their_errors() -> list[Change]:
+    """Settle a call that was made in a pause before the error of its own pause is raised."""
+    settled = "    self._finish_batch("
+    return edited(batch_mode.BatchMode, "_handle_in_pause", settled, f"    {settled}")

@@ -213,3 +213,14 @@ def deliveries_put_back_behind_later_ones() -> list[Change]:
     """Put a delivery back behind later deliveries of its queue."""
     found = "index = next(later, len(lane.deliveries))"
     return edited(buffer.Buffer, "put_back", found, "index = len(lane.deliveries)")
+
+
+def single_confirms_taken_for_multiple_ones() -> list[Change]:
+    """Take the confirm of one message for that of all earlier ones, too."""
+    owner = unconfirmed_messages.UnconfirmedMessages
+    return edited(owner, "_take_answered", "if not multiple:", "if False:")
+
+
+def messages_that_are_held_back_not_reported() -> list[Change]:
+    """Return no refusal of a message that was held back, because its key was refused."""
+    return edited(sender.Sender, "send", "refusals += held", "pass")

@@ -23,8 +23,10 @@ from feedbus.generations import (
 from feedbus.runner import (
     old_queue_tracking,
     queue_reader,
+    runner,
     waiting_queue,
     waiting_queues,
+    waiting_record_mover,
 )
 from tests.simulation.planted.change import Change, edited
 
@@ -298,3 +300,20 @@ def single_messages_disconnected_before_packs() -> list[Change]:
         original(channel, names, generation)
 
     return [(switch, "_disconnect", disconnect)]
+
+
+def the_first_generation_between_ignored() -> list[Change]:
+    """Move waiting records past records of their keys in the queues of the next generation."""
+    owner = waiting_record_mover.WaitingRecordMover
+    return edited(owner, "_find_targets", "for each in old[1:]", "for each in old[2:]")
+
+
+def refused_probes_taken_for_returned_ones() -> list[Change]:
+    """Take a waiting queue for read whose probe the broker has refused."""
+    refused = " or waiting_queue.probes.fence_needed"
+    return edited(waiting_queue.WaitingQueue, "open", refused)
+
+
+def records_handled_after_a_cancelled_subscription() -> list[Change]:
+    """Handle what has arrived although the broker has cancelled a subscription."""
+    return edited(runner.Runner, "_read", "if self._subscriptions.cancelled:", "if False:")
