@@ -340,7 +340,7 @@ ALL = (
     Landmark(
         WaitingQueues,
         "open",
-        0.3,
+        0.2,
         (Strikes.hand_over,),
         lambda scenario: (
             scenario.ordered
@@ -352,7 +352,7 @@ ALL = (
     Landmark(
         Probes,
         "put_probe",
-        0.1,
+        0.07,
         (Strikes.lose_leaders,),
         lambda scenario: scenario.ordered,
         before=True,

@@ -23,6 +23,7 @@ MOVE_SECONDS = 30.0  # the longest wait for a move: its old queue has a backlog
 SLOW_SECONDS = (1.0, 4.0, 12.0, 25.0)  # deliveries of a slow queue are on their way
 LONG_SECONDS = (30.0,)
 WAITING_SECONDS = (4.0, 15.0, 30.0)  # deliveries of waiting queues are on their way
+ELECTION_SECONDS = (1.0, 4.0)  # queues have no leader
 SLOW_QUEUES = 0.4  # the share of the queues of records that are slow together
 LONG_OUTAGE_SECONDS = 20.0  # feedbus removes the assignment of a host after 15 s
 RECORDS = ("simulated.shard", "simulated.work", "simulated.middle")  # names of queues begin so
@@ -101,7 +102,7 @@ class Strikes:
         The broker refuses what this process sends next, and the deliveries of the queues are late.
         """
         self._sending().is_refused = True
-        self._slow(self._waiting_queues())
+        self._slow(self._waiting_queues(), ELECTION_SECONDS)
 
     def send_slowly_and_die(self) -> None:
         """Send the next messages slowly, and kill the process when they are sent."""

@@ -185,5 +185,5 @@ def first_keys_of_later_pages_skipped() -> list[Change]:
 
 def leftovers_of_another_thread_forgotten() -> list[Change]:
     """Forget a row that another thread has left while this one has queried the outbox."""
-    kept = "0 if self._last_leftover_row == last_row else self._last_leftover_row"
-    return edited(leftover_rows.LeftoverRows, "may_contain", kept, "0")
+    kept = "if self._registrations == registrations:"
+    return edited(leftover_rows.LeftoverRows, "may_contain", kept, "if True:")
