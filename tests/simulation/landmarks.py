@@ -6,6 +6,7 @@ numbers are a sequence of their own, so the other seeds do the same as without t
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -161,8 +162,10 @@ def _blocks_keys(_self: object, opened: Any, **_options: Any) -> bool:
 
 
 def _has_unfinished(self: Any, *_: Any, **_options: Any) -> bool:
-    """Whether a message is finished, and an earlier one that has failed records is not."""
-    return bool(self._finished and self._failed_deliveries)
+    """Whether failed records of a message are sent, and not those of an earlier message."""
+    finished = [each.delivery.tag for each in self._finished if each.decisions]
+    unfinished = (each.decoded.delivery.tag for each in self._failed_deliveries)
+    return bool(finished) and min(unfinished, default=math.inf) < max(finished)
 
 
 def _has_records_in_old_queues(self: Any, *_: Any) -> bool:
@@ -306,7 +309,7 @@ ALL = (
     Landmark(
         ConcurrentCalls,
         "send_failed",
-        0.5,
+        0.9,
         (Strikes.kill, Strikes.cut),
         lambda scenario: scenario.concurrency > 1 and scenario.ordered,
         when=_has_unfinished,
