@@ -232,7 +232,7 @@ def test_a_left_row_is_remembered_when_rows_of_others_are_looked_for(system) -> 
     with system.store.transaction():
         sent, refused = (system.store.outbox.put("work", {"n": n}).id for n in (1, 2))
         system.store.outbox.remove([sent])
-    left.add(refused)
+    left.add([refused])
     left.query_again()
     assert not left.may_contain(sent)  # a thread sends the first row although the second is left
     assert left.may_exist
@@ -256,7 +256,7 @@ def test_a_row_that_is_registered_during_a_query_that_cannot_find_it_is_sent_fir
         sent, new = (store.outbox.put("work", {"n": n}).id for n in (2, 3))
         store.outbox.remove([sent])
     left.may_contain(sent)
-    left.add(sent)
+    left.add([sent])
 
     def commit_after_first_read(self, *arguments: int, **options: int):
         rows = pending(self, *arguments, **options)
@@ -264,7 +264,7 @@ def test_a_row_that_is_registered_during_a_query_that_cannot_find_it_is_sent_fir
         if len(reads) == 1:
             uncommitted.close()
             if registered_by == "add":
-                left.add(late)
+                left.add([late])
             else:
                 left.query_again()
                 assert left.may_contain(sent)
@@ -278,6 +278,35 @@ def test_a_row_that_is_registered_during_a_query_that_cannot_find_it_is_sent_fir
     store.close()
     other.close()
     postgres.drop_database(url)
+
+
+def test_a_row_that_another_program_is_sending_is_not_sent_with_own_leftover_rows(
+    system, bus, monkeypatch
+) -> None:
+    monkeypatch.setattr(committed_messages, "RETRY_SECONDS", 0.0)
+    with impatient_bus(system) as other:
+        for each in (bus, other):
+            publish(each, 0)  # so that the bus has queried the rows of other programs
+        sends, let_go = [], threading.Event()
+        send_together = SharedSender.send_together
+
+        def send(self, requests, **options) -> None:
+            if self is other._shared_sender:
+                sends.append(requests)
+                assert let_go.wait(PATIENCE_SECONDS)
+            send_together(self, requests, **options)
+
+        monkeypatch.setattr(SharedSender, "send_together", send)
+        thread = threading.Thread(target=publish, args=(other, 1))
+        thread.start()
+        wait_until(lambda: sends)
+        with monkeypatch.context() as patched:
+            broken_broker(patched).append(True)
+            publish(bus, 2)
+        threading.Timer(0.2, let_go.set).start()
+        publish(bus, 3)
+        thread.join()
+    assert (handled(system), numbers(system)) == ([0, 0, 1, 2, 3], [])
 
 
 def test_rows_that_the_process_sends_itself_do_not_hide_leftover_rows(system, monkeypatch) -> None:

@@ -93,7 +93,7 @@ class CommittedMessages:
 
         """
         if transaction.requests:
-            self._leftovers.add(transaction.last_row)
+            self._leftovers.add(transaction.rows)
 
     def send(self, committed: Transaction) -> None:
         """Send the messages of a committed transaction; log an outage instead of raising it.
@@ -136,7 +136,7 @@ class CommittedMessages:
         finally:
             leftover_rows.remove_sender(committed)
             if not all_sent:
-                leftover_rows.add(committed.last_row)
+                leftover_rows.add(committed.rows)
 
     def _send_now(self, requests: Sequence[Request]) -> None:
         self._sender.send_together(requests, timeout_seconds=0, hold_back=True)

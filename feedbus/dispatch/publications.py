@@ -152,7 +152,7 @@ class Publications(Spool):
         """
         if self._leftovers is not None and self._rows:
             self._leftovers.remove_sender(self)
-            self._leftovers.add(self._rows[-1])
+            self._leftovers.add(self._rows)
 
     def discard(self) -> None:
         """Forget all messages; rows of unsent messages stay in the outbox for the relay.

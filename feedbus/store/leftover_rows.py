@@ -9,6 +9,7 @@ time.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -56,8 +57,9 @@ class LeftoverRows:
         self._state_lock = threading.Lock()
         # The ids of the rows that senders of this process will send, by the id() of the sender.
         self._rows_by_sender: dict[int, Sequence[int]] = {}
-        # The latest query for rows of other processes included the rows up to this id.
-        self._last_foreign_row = 0
+        # The ids of rows that senders of this process have left, each with the monotonic time of
+        # add(). They are kept for MIN_AGE_SECONDS: after that time, none of the rows is young.
+        self._recently_left: deque[tuple[float, frozenset[int]]] = deque()
         # The last id of a row that may be a leftover row; 0 if there is none.
         self._last_leftover_row = 0
         # How often leftover rows were registered. may_contain() finds by it whether another thread
@@ -71,13 +73,20 @@ class LeftoverRows:
         """Whether the outbox can contain leftover rows; this does not query the outbox."""
         return self._must_query or self._last_leftover_row != 0
 
-    def add(self, row: int) -> None:
-        """Register that the row with this id, and earlier rows, may be leftover rows.
+    def add(self, rows: Sequence[int]) -> None:
+        """Register that these rows, and all earlier rows, may be leftover rows.
 
         A sender calls it after it could not send its rows.
+
+        Args:
+            rows: the ids of the rows of the sender, ascending; at least one.
         """
         with self._state_lock:
-            self._register_locked(row)
+            self._register_locked(rows[-1])
+            present = self.clock.monotonic()
+            while self._recently_left and self._recently_left[0][0] < present - MIN_AGE_SECONDS:
+                self._recently_left.popleft()
+            self._recently_left.append((present, frozenset(rows)))
 
     def _register_locked(self, row: int) -> None:
         self._last_leftover_row = max(self._last_leftover_row, row)
@@ -124,7 +133,6 @@ class LeftoverRows:
             if self._must_query:
                 # Each earlier row may be a leftover row of another process.
                 self._must_query = False
-                self._last_foreign_row = first_row - 1
                 self._register_locked(first_row - 1)
             last_row, registrations = self._last_leftover_row, self._registrations
         oldest = self._store.outbox.pending(1, up_to=last_row)
@@ -162,7 +170,7 @@ class LeftoverRows:
             min(self._last_leftover_row, first_row - 1),
             self._keys(first_row, last_row),
         )
-        while any(map(self._is_too_young, rows := read_earlier())):
+        while self._include_rows_in_flight(rows := read_earlier()):
             self.clock.sleep(POLL_SECONDS)
         if not rows:
             yield ()
@@ -186,12 +194,16 @@ class LeftoverRows:
             after = rows[-1].id
         return keys
 
-    def _is_too_young(self, row: OutboxRow) -> bool:
+    def _include_rows_in_flight(self, rows: Sequence[OutboxRow]) -> bool:
         """Whether a row is so young that another process may still be sending it.
 
-        Leftover rows above `_last_foreign_row` are usually rows of this process, which does not
-        send them any more. If the clock was set back after a row was added, the age of the row can
-        be below 0. Such a row does not count as young, because the wait for its age could be long.
+        Rows that this process has left itself do not count. If the clock was set back after a row
+        was added, the age of the row can be below 0. Such a row does not count as young, because
+        the wait for its age could be long.
         """
-        age = (now(self.clock) - row.created_at) / 1_000_000
-        return row.id <= self._last_foreign_row and 0 <= age < MIN_AGE_SECONDS
+        present = now(self.clock)
+        young_ids = {
+            row.id for row in rows if 0 <= present - row.created_at < MIN_AGE_SECONDS * 1_000_000
+        }
+        with self._state_lock:
+            return bool(young_ids.difference(*(ids for _, ids in self._recently_left)))

@@ -125,7 +125,7 @@ class Relay:
             self._bus.close()
             self._log_once(error)
         if any(row.id not in sent_ids for row in rows):
-            self._leftover_rows.add(rows[-1].id)
+            self._leftover_rows.add([row.id for row in rows])
 
     def _publish(self, rows: Sequence[OutboxRow]) -> Iterator[int]:
         """Publish rows, and before them the leftover rows of their keys.

@@ -26,9 +26,9 @@ def lost_answers_taken_for_rollbacks() -> list[Change]:
     """Forget the rows of a transaction whose commit was not answered."""
     original = leftover_rows.LeftoverRows.add
 
-    def add(self: Any, row: int) -> None:
+    def add(self: Any, rows: Any) -> None:
         if not isinstance(sys.exc_info()[1], StoreOutage):
-            original(self, row)
+            original(self, rows)
 
     return [(leftover_rows.LeftoverRows, "add", add)]
 
