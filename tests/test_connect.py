@@ -319,3 +319,18 @@ def test_a_forked_process_publishes_by_an_event_loop_of_its_own(file) -> None:
     asyncio.run(publish(bus))
     asyncio.run(bus.close())
     assert waiting(file) == 3
+
+
+def test_a_broker_in_a_misspelt_folder_is_not_created(tmp_path: Path) -> None:
+    path = tmp_path / "topology.toml"
+    url = f"sqlite:///{tmp_path}/misspelt/var/broker.db"
+    path.write_text(TOPOLOGY.format(name="misspelt", url=url))
+    with (
+        feedbus.connect(path, timeout_seconds=0) as bus,
+        pytest.raises(feedbus.BrokerOutage, match="cannot be created: no such file or directory"),
+    ):
+        bus.publish("work", {"n": 1})
+    assert not (tmp_path / "misspelt").exists()
+    path.write_text(TOPOLOGY.format(name="misspelt", url=url.replace("misspelt/", "")))
+    with feedbus.connect(path) as bus:
+        bus.publish("work", {"n": 1})

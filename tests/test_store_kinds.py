@@ -103,6 +103,7 @@ def test_a_server_that_does_not_run_is_named_once_with_what_to_do(kind: str) -> 
     said = str(raised.value)
     assert said.count("store ") == 1
     assert "Connection refused" in said
+    assert "refused Is the server" not in said
     assert said.endswith("; start the database, or correct the URL of the store")
     assert "secret" not in said
 

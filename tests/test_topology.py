@@ -65,3 +65,11 @@ def test_an_unknown_name_is_an_error_that_names_the_known_ones(kind: str) -> Non
     }
     with pytest.raises(UsageError, match=f"no {kind} named 'absent'.*{known[kind]}"):
         getattr(topology, kind)("absent")
+
+
+def test_the_name_of_a_queue_instead_of_a_consumer_is_answered_with_the_queues_consumers() -> None:
+    with pytest.raises(UsageError) as caught:
+        undeclared().consumer("shard")
+    assert str(caught.value) == (
+        "no consumer named 'shard'; queue 'shard' has the consumers shard_0 to shard_3"
+    )

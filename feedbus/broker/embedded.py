@@ -56,7 +56,8 @@ class EmbeddedBroker:
         del heartbeats
         folder = self.file.parent
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Only one folder is created: with a misspelt path, the broker would be empty.
+            folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             msg = (

@@ -149,6 +149,8 @@ def _postgres_reason(error: BaseException) -> str | None:
     code = _code(error)
     text = one_line(error) or type(error).__name__
     if not code:
+        # The second line of a driver is a sentence of its own, such as "Is the server running …?".
+        text = "; ".join(filter(None, map(one_line, str(error).splitlines()))) or text
         advice = NO_CONNECTION if NOT_CONNECTED.search(text) else ""
         return f"{text}{advice}" if _is_unanswered(error) else None
     if code == POSTGRES_NO_TABLE:

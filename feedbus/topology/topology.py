@@ -109,6 +109,12 @@ class Topology:
 
     def consumer(self, name: str) -> Consumer:
         """Return the consumer of that name, or raise UsageError with the known names."""
+        if isinstance(name, str) and name not in self.consumers and name in self.queues:
+            own = [each.name for each in self.consumers.values() if each.queue.name == name]
+            consumers = own[0] if len(own) == 1 else f"{own[0]} to {own[-1]}"
+            noun = "consumer" if len(own) == 1 else "consumers"
+            msg = f"no consumer named '{name}'; queue '{name}' has the {noun} {consumers}"
+            raise UsageError(msg)
         return _lookup("consumer", name, self.consumers)
 
     def queue(self, name: str) -> Queue:
