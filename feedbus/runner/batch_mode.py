@@ -23,19 +23,19 @@ from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 events = EventLog(__name__)
 
 # A *waiting record* waits in a waiting queue for its next attempt, or for an earlier record of its
-# key. Other records are called *new* here. While waiting records are due, the mode alternates:
-# after N waiting records it handles about N * NEW_SHARE new records. The share is less than 1,
-# because a new record whose key has a waiting record becomes a waiting record, too. With a share of
-# 1, the number of waiting records might never decrease.
+# key. Other records are called *new* here. While waiting records may be handled, the mode
+# alternates: after N waiting records it handles about N * NEW_SHARE new records. The share is less
+# than 1, because a new record whose key has a waiting record becomes a waiting record, too. With a
+# share of 1, the number of waiting records might never decrease.
 NEW_SHARE = 0.5
 
 
 class BatchMode:
     """A mode of the runner that handles and settles a batch before the next one begins.
 
-    The other modes are subclasses. They use this mode for a message that may have ended a process:
-    such a message is handled alone, as a batch of one message. A process has one mode for its whole
-    run.
+    The other modes are subclasses. They use the methods of this class for a message that may have
+    ended a process: such a message is handled alone, as a batch of one message. A process creates
+    one object of one of these classes.
     """
 
     def __init__(self, run: Run, subscriptions: Subscriptions) -> None:
@@ -45,10 +45,11 @@ class BatchMode:
         self._fences = Fences(run, subscriptions)
         self._small_deliveries = SmallDeliveries.of(run.consumer.queue)
         self._last_batch_at = -math.inf  # when the latest batch began
-        self._is_collecting = False  # whether the buffer has a batch that is not complete yet
-        # How many records of the buffer may be handled before waiting records are handled again;
-        # infinity for no limit. The number becomes negative if the last delivery had more records
-        # than were allowed, because a delivery is handled as a whole.
+        # Whether the arrived deliveries, those in the buffer, are a batch that is not complete yet.
+        self._is_collecting = False
+        # How many new records may be handled before waiting records are handled again; infinity for
+        # no limit. The number becomes negative if the last delivery had more records than were
+        # allowed, because a delivery is handled as a whole.
         self._new_records = math.inf
         self._from_old_queue = False  # whether the latest batch came from an old queue
         self._old_queue_batches = OldQueueBatches(run.consumer.queue.batch.size)
@@ -66,16 +67,17 @@ class BatchMode:
 
     @property
     def has_unsettled(self) -> bool:
-        """Whether deliveries are decoded and not settled while the runner waits for deliveries.
+        """Whether there are deliveries that are decoded and not settled.
 
-        The result is True only in the concurrent mode.
+        The result is True only in the concurrent mode: this mode settles a batch before the runner
+        reads the next deliveries.
         """
         return False
 
     def has_unsettled_of(self, consumer_tag: str) -> bool:  # noqa: ARG002 -- for other modes
         """Whether deliveries of a subscription are being handled and are not settled.
 
-        This method is called before an old queue is deleted.
+        An old queue is deleted only if the result is False.
 
         Args:
             consumer_tag: the consumer tag of the subscription.
@@ -94,8 +96,9 @@ class BatchMode:
     def receive(self, raw: RawConnection) -> bool:
         """Wait for deliveries; return whether a batch of them must be handled now.
 
-        During a long `batch.wait`, the method also returns False, after some seconds at most. So
-        the runner sends heartbeats and checks its queues. Then it calls the method again.
+        The runner calls this in a loop, before handle_next(). A call takes some seconds at most, so
+        that heartbeats are sent and queues are checked also during a long `batch.wait`. If the
+        batch is not complete then, the result is False, and the next call continues the batch.
 
         A batch is complete when it is full. A batch that is not full is complete when all records
         that have arrived are in it, and one of these is also true:
@@ -103,10 +106,8 @@ class BatchMode:
         - The handling of the previous batch began at least `batch.wait` ago. So if a record arrives
           later than that, it is handled immediately.
         - Deliveries were left over from the previous batch.
-        - A record of a waiting queue may be handled.
+        - A waiting record is due, so that it may be handled now.
         - The run must end, because of a signal or a limit such as its longest duration.
-
-        The runner calls this in a loop, before handle_next().
 
         Args:
             raw: the connection of the consumer.
@@ -127,7 +128,7 @@ class BatchMode:
                 return bool(buffer)
         else:
             raw.take_arrived()
-        if run.has_reached_waiting_limit():
+        if run.has_reached_waiting_limit():  # only waiting records are handled then
             run.receive(raw, run.wait_seconds(raw))
             run.heartbeats.beat()
             return bool(buffer)
@@ -172,16 +173,17 @@ class BatchMode:
         if run.waiting is None or not run.waiting:
             self._new_records = math.inf
             return True
-        # The number of new records is computed again at the end of this method. Until then, it is
-        # infinite: so the waiting records that are handled here do not reduce it. A negative number
-        # is kept, and at most 1 of a positive number.
+        # _finish_batch() subtracts all handled records from the number of new records. Waiting
+        # records must not be subtracted, so the number is infinite while they are handled. What is
+        # left of the number is added to the next number: fractions add up to a record, but more
+        # than 1 record is not kept. If the number is negative, all of it is added.
         unused, self._new_records = min(self._new_records, 1.0), math.inf
         handled_before = run.limits.handled
         max_records = int(min(self._max_waiting_records, run.limits.remaining_messages))
         deliveries = run.waiting.take(max_records, run.crash_guard.is_suspected)
         if deliveries and not self._handle_waiting(raw, deliveries):
             return False
-        run.waiting.renew(run.timeout.seconds)
+        run.waiting.renew(run.timeout.seconds)  # before the consumer timeout expires
         handled = run.limits.handled - handled_before
         if handled and run.seconds_until_due() <= 0:
             self._new_records = unused + handled * NEW_SHARE
@@ -196,8 +198,8 @@ class BatchMode:
         """Handle deliveries that were taken from waiting queues.
 
         Returns:
-            False if the unsettled deliveries must be returned to the broker before its consumer
-            timeout expires.
+            False if all unsettled deliveries must be returned to the broker, because the broker's
+            consumer timeout would expire.
 
         """
         return self._handle_and_settle(raw, deliveries, self._run.clock.monotonic())
@@ -217,8 +219,8 @@ class BatchMode:
         """
         run = self._run
         if not run.buffer:
-            # In handle_waiting_records(), a handler has paused, and all deliveries of the buffer
-            # were handled in the pause.
+            # handle_waiting_records() has called a handler that paused. In the pause, all
+            # deliveries of the buffer were handled.
             return True
         if run.timeout.would_expire(run.buffer.oldest_at):
             return False
@@ -232,11 +234,10 @@ class BatchMode:
         return self._handle(raw)
 
     def on_cancel(self) -> None:
-        """Register that the broker has cancelled a subscription.
+        """Register that the broker has cancelled a subscription of the consumer.
 
-        The runner calls this when the broker has cancelled a subscription of the consumer. This
-        mode does nothing. If the latest batch was the cause of the cancellation, _settle() has
-        already passed the messages of the batch to the crash guard.
+        The cause can be a handler call that took longer than the consumer timeout. This mode does
+        nothing: _settle() has already passed the messages of such a call to the crash guard.
         """
 
     def on_channel_close(self, error: BaseException) -> None:
@@ -254,18 +255,18 @@ class BatchMode:
         self._run.timeout.learn(error)
 
     def finish_running(self) -> None:
-        """Finish and settle the running records; the broker delivers the others again.
+        """Wait until no handler call runs, and settle the deliveries of these calls.
 
         The runner calls this when it stops reading: at the end of the run, or before the queues are
-        divided again among the consumers. In this mode, the method does nothing: no record runs at
+        divided again among the consumers. In this mode, the method does nothing: no call runs at
         that time.
         """
 
     def update_crash_guard(self) -> None:
         """Write the deadline of the running handler calls to the crash guard's file.
 
-        During an outage, this is called repeatedly. In this mode, it does nothing: no handler call
-        runs at that time.
+        During an outage, this is called repeatedly, because handler calls of the concurrent mode
+        can still run. In this mode, it does nothing: no handler call runs at that time.
         """
 
     def forget(self) -> None:
@@ -299,7 +300,7 @@ class BatchMode:
                 return deliveries
         size = int(min(run.consumer.queue.batch.size, self._new_records))
         self._from_old_queue = buffer.in_old_lane
-        if self._from_old_queue:
+        if self._from_old_queue:  # a small batch delays the records of new queues less
             size = min(size, int(self._old_queue_batches.size))
         return buffer.take(size, max_deliveries, is_suspected)
 
@@ -363,8 +364,9 @@ class BatchMode:
 
         Raises:
             Outage: `error` itself, if a waiting queue may contain messages that this process does
-                not know. Then the runner connects again, and reads the waiting queues again.
-            Exception: the connection was lost. Then its deliveries must not be handled, because the
+                not know, for example because the broker has not confirmed them. Then the
+                runner connects again, and reads the waiting queues again.
+            Exception: the connection was lost. Then the deliveries must not be handled, because the
                 broker delivers them again.
 
         """
@@ -406,10 +408,10 @@ class BatchMode:
                     consumer=run.consumer.name,
                     message_id=ids[0],
                 )
-                # give_up() calls the dead handler with the dead letter. If this call also ends the
-                # process, the crash guard counts this crash, too. At twice the delivery limit, the
-                # handler has caused the first half of the crashes, and the dead handler the second
-                # half. From then on, the dead handler is skipped.
+                # give_up() calls the dead handler with the dead letter. If the dead handler also
+                # ends the process, the crash guard counts this crash, too. Example: with a limit of
+                # 5, the handler has caused the crashes 1 to 5, and the dead handler the crashes 6
+                # to 10. After 10 crashes, the dead handler is skipped.
                 skip = bool(run.crash_guard.reason_to_give_up(ids[0], 2 * limit))
                 run.dispatch.give_up(deliveries[0], reason, skip_dead_handler=skip)
             else:
@@ -488,7 +490,8 @@ class BatchMode:
                 blame(run.crash_guard, run.consumer.name, call.message_ids, cause)
             run.crash_guard.release()
             raise
-        # For the same causes, the broker can cancel the subscription, and leave the channel open.
+        # After a call that is longer than the consumer timeout, the broker can also cancel only the
+        # subscription, and leave the channel open.
         cancelled = is_slow and not tags.keys().isdisjoint(subscriptions.cancelled)
         if cancelled:
             cause = run.timeout.cause_of_cancel(call.seconds)
