@@ -1,7 +1,8 @@
 """The queues that a consumer reads: its own queue, and its share of the queues of old rings.
 
-Each ring of an exchange, with its queues, is a *generation*. A *fence* is a message that marks the
-end of an old queue.
+If the shards of an exchange change, the exchange gets a new ring with new queues, a new
+*generation*. The consumers empty the old queues, and delete them. A *fence* is a message that marks
+the end of an old queue.
 """
 
 from __future__ import annotations
@@ -21,29 +22,29 @@ from feedbus.generations.ring_state import RingState
 from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire.amqp_protocols import Connection
 
-# After this number of checks of old queues, a waiting consumer also reads the state of the ring.
+# While a consumer waits until other consumers have emptied old queues, it checks these queues again
+# and again. After this number of checks, it also reads the state of the ring.
 CHECKS_PER_STATE = 10
 QUEUE_REMOVED = "its queue was removed from the topology"
 
 
 @dataclass(frozen=True, slots=True)
 class ReadableQueue:
-    """A queue on the broker that a consumer is to read, and how it is read.
+    """A queue on the broker that a consumer must read, and how the consumer reads it.
 
-    ConsumerQueues creates one ReadableQueue object for each queue; it exists as long as the
-    connection.
+    ConsumerQueues creates these objects. They are used as long as the connection.
 
     Attributes:
         queue: the name of the queue on the broker.
         exclusive: whether to subscribe exclusively. Then the broker refuses other consumers of the
             queue.
-        needs_fence: whether the fence of the queue is possibly missing. It may have expired, or the
-            queue was full and refused it. If this is True, the consumer that subscribes puts a
-            fence into the queue, as soon as the queue gets no more messages (queue_phases.py).
+        needs_fence: True if the queue is old and may have no fence: the fence may have expired, or
+            the queue was full and refused the fence. Then the consumer puts a fence into the queue,
+            when the switch that made the queue old is complete.
         generation_number: the number of the queue's generation.
-        only_without_reader: whether the consumer subscribes only when the broker reports no other
-            reader of the queue. It is True for old queues, and for a queue that the topology no
-            longer has, because only the single reader of a queue can prove that it is empty.
+        only_without_reader: whether the consumer subscribes only if the queue has no other reader.
+            It is True for old queues, and for a queue that was removed from the topology. Such a
+            queue is deleted at its end, and only its single reader can prove that it is empty.
 
     """
 
@@ -57,12 +58,13 @@ class ReadableQueue:
 class ConsumerQueues:
     """Determines which queues one consumer reads, and in which order.
 
-    Each queue of an old generation is assigned to one of the current consumers. It is read up to
-    its fence, then deleted. A consumer reads its share of the old queues together with its own
-    queue. A record in the own queue waits until the old queues that can have earlier records of
-    its key are deleted. On some queues, a record must wait for all old queues
-    (predecessors.are_known() returns False). Then the consumer reads its own queue only after all
-    old queues are deleted.
+    Each queue of an old generation is assigned to one of the current consumers. This consumer reads
+    the old queue up to its fence, and deletes it. There are two cases:
+
+    - Usually, a consumer reads its share of the old queues together with its own queue. A record in
+      the own queue waits until the old queues that can have earlier records of its key are deleted.
+    - In some cases, for example with `block_on_dead`, the consumer reads its own queue only after
+      all old queues are deleted. The description of predecessors.are_known() lists these cases.
 
     The runner creates one ConsumerQueues object for each connection.
     """
@@ -74,15 +76,16 @@ class ConsumerQueues:
         states: Mapping[str, RingState],
         pause: Callable[[], bool],
     ) -> None:
-        """Use the state of the consumer's exchange, if the exchange has a ring.
+        """Create the object from the state of the ring of the consumer's exchange, if it has one.
 
         Args:
             topology: the topology as the file declares it now.
             consumer: the reader of the queues.
             states: maps the name of each x-consistent-hash exchange to the state of its ring on the
                 broker.
-            pause: a function that waits a short time. It is called between two checks whether other
-                consumers have deleted their old queues. It returns False if the run is over.
+            pause: a function that waits a short time. It is called between two checks of the
+                broker, for example whether other consumers have deleted their old queues. It
+                returns False if the run is over.
 
         """
         self._topology = topology
@@ -90,12 +93,12 @@ class ConsumerQueues:
         self._consumer = consumer
         state = states.get(consumer.queue.exchange)
         self._state = state if state is None else _state_to_use(state, consumer.name)
-        # Whether the own queue is possibly an old queue without a fence: a switch puts no fence
-        # into a queue that is full and has no consumer. This is possible in two cases:
+        # Usually, `feedbus apply` puts a fence into each queue of a replaced ring. It puts none
+        # into a queue that is full and has no consumer. So if this consumer's own queue becomes an
+        # old queue before the consumer subscribes, its fence can be missing. There are two cases:
         # - A switch that is not complete removes this consumer's shard. Then `_state` is the state
         #   before the switch: see _state_to_use().
-        # - The queue can refuse messages, and a later switch replaces the ring before this consumer
-        #   subscribes.
+        # - The queue can be full and refuse messages. A later switch can replace its ring.
         self._needs_fence = self._state is not None and (
             self._state != state or may_refuse(topology, self._state.current)
         )
@@ -148,8 +151,8 @@ class ConsumerQueues:
     def lists_to_read(self, connection: Connection) -> Iterator[Sequence[ReadableQueue]]:
         """Yield lists of queues; the consumer reads one list after the other.
 
-        The consumer reads all queues of a list at the same time. When all of them have ended, the
-        consumer asks for the next list.
+        The consumer reads all queues of a list at the same time. When no queue of the list is left
+        to read, the consumer asks for the next list.
 
         Args:
             connection: the connection of the consumer.
@@ -161,7 +164,7 @@ class ConsumerQueues:
             before = self._names.before(self._consumer)
             yield from self._unread_queues(connection, [ReadableQueue(before)])
             if broker.queue_exists(connection, before):
-                return  # the run is over
+                return  # pause() has returned False: the run is over
             yield [ReadableQueue(self._own_queue)]
             yield from self._removed_queue(connection)
             return
@@ -238,9 +241,9 @@ class ConsumerQueues:
     def is_announced(self, connection: Connection, notice: bytes | str) -> bool:
         """Whether a notice announces a newer ring with a queue that this consumer must read now.
 
-        A notice is a message of a switch in the waiting queue. Its body contains the generation of
-        the newer ring. If the result is True, the runner connects again, and reads the queue of the
-        newer ring together with the old queues.
+        A notice is a message that `feedbus apply` puts into the waiting queues after a switch. Its
+        body contains the generation of the newer ring. If the result is True, the runner connects
+        again, and reads the queue of the newer ring together with the old queues.
 
         Args:
             connection: used to read the state of the ring if the body of the notice is not valid.
@@ -255,9 +258,9 @@ class ConsumerQueues:
         return current.number > self._state.current.number and self._reads_queue_of(current)
 
     def has_switched(self, connection: Connection) -> bool:
-        """Whether there is a newer ring with a queue that this consumer must also read now.
+        """Whether the broker has a newer ring with a queue that this consumer must read now.
 
-        The runner calls this often while it reads old queues.
+        The runner calls this from time to time while it reads old queues.
 
         Args:
             connection: used to read the state of the ring.
@@ -286,17 +289,16 @@ class ConsumerQueues:
     def _unread_queues(
         self, connection: Connection, sources: Sequence[ReadableQueue]
     ) -> Iterator[Sequence[ReadableQueue]]:
-        """Yield the old queues when one of them has no reader, until all of them are deleted.
+        """Wait until these old queues are deleted; yield them whenever one of them has no reader.
 
-        Only the single reader of a queue can prove that the queue is empty. The list contains all
-        queues, and the caller reads those that have no reader (`only_without_reader`).
+        Only the single reader of a queue can prove that the queue is empty. So the caller reads
+        only the queues that have no reader (`only_without_reader`).
 
-        The list is yielded as soon as one of the queues has no reader, also if other queues still
-        have readers. Otherwise this consumer and a switch could wait for each other. Suppose that a
-        switch has held messages for a queue that is full and has no reader. The switch is complete
-        only when a consumer has made room in this queue. The other queues get their fences at the
-        end of the switch, so their readers do not end before the end of the switch. If this
-        consumer waited for these readers, no consumer would read the full queue.
+        This consumer does not wait until all queues are without readers, because it could wait
+        forever. Example: queue A is full and has no reader, and another consumer reads queue B. A
+        switch waits until queue A has room for held messages. Queue B gets its fence only after the
+        switch, so its reader does not stop before. If this consumer waited for the reader of queue
+        B, no consumer would read queue A.
 
         Args:
             connection: a connection to the topology's broker.
@@ -316,9 +318,9 @@ class ConsumerQueues:
         """If the own queue was removed from the topology, yield it whenever it has no reader.
 
         The queue is yielded again until it is deleted on the broker. If several consumers read the
-        queue, the one that receives the fence returns it to the queue and stops reading. Then
-        another one receives the fence. The consumer that is left deletes the queue. If it ends
-        before that, another consumer reads the queue again.
+        queue, a consumer that receives the fence returns it to the queue and stops reading. Then
+        another consumer receives the fence. The last reader deletes the queue. If the last reader
+        ends before that, another consumer reads the queue again.
         """
         own_queue = ReadableQueue(self._own_queue, only_without_reader=True)
         while self._is_removed(connection):
@@ -333,10 +335,13 @@ class ConsumerQueues:
     def _must_be_exclusive(self, generation: Generation) -> bool:
         """Return whether a consumer must subscribe exclusively to a generation's queues.
 
-        The result is False if the queues have a single active consumer: then the broker itself lets
-        only one consumer read at a time. The result is also False if several processes read each
-        queue, or if the queues were declared with other arguments than the topology has now. It is
-        not known here whether queues with other arguments have a single active consumer.
+        The result is False in these cases:
+
+        - The queues have a single active consumer. Then the broker itself lets only one consumer
+          read at a time, and RabbitMQ refuses exclusive subscriptions.
+        - The queues were declared with other arguments than the topology has now. Then they may
+          have a single active consumer.
+        - Several processes read each queue.
         """
         queue = self._consumer.queue
         same_arguments = generation.shape == self._topology.generation(generation.exchange).shape
@@ -345,8 +350,8 @@ class ConsumerQueues:
     def _await_deletion(self, connection: Connection, queue: str) -> bool:
         """Wait until a queue is deleted; return False if the run ends or the ring changes first.
 
-        If the ring changes, the old queues are assigned again, to the new consumers. Then this
-        consumer may get a queue that was assigned to another consumer.
+        If the ring changes, the old queues are divided among the consumers of the new ring. So the
+        runner connects again, and this consumer reads the queues that are then assigned to it.
         """
         checks = itertools.count(1)
         while broker.queue_exists(connection, queue):
@@ -367,7 +372,7 @@ class ConsumerQueues:
         return current is not None and current.current != self._state.current
 
     def _share(self, generation: Generation) -> list[str]:
-        """Return this consumer's share of a generation's queues, the same at every start."""
+        """Return this consumer's share of a generation's queues; it depends only on the state."""
         if self._state is None:
             return []
         current_members = [name for name, _ in self._state.current.members]
