@@ -113,7 +113,7 @@ class AsyncBus:
         Args:
             exchange: the name of the exchange in topology.toml.
             payload: the payload of the record.
-            key: the routing key. For an exchange with shards it has no default, because the key
+            key: the routing key. For an exchange with shards it is required, because the key
                 selects the shard. key="" is allowed there: all messages with this key go to the
                 same shard. Without shards, the key is "" by default.
             message_id: the id of the record. A queue with `once = true` handles only one of several
@@ -130,7 +130,7 @@ class AsyncBus:
             UsageError: there is no such exchange, the record cannot be published, or the exchange
                 has shards and there is no key.
             Unroutable: the message was returned, because no queue matches.
-            PublishError: the message was refused.
+            PublishError: the broker refused the message, for example because a queue is full.
             BrokerOutage: the broker was unavailable for too long; the message may have arrived.
 
         """

@@ -32,7 +32,7 @@ class Bus(ABC):
         Args:
             exchange: the name of the exchange in topology.toml.
             payload: the payload of the record.
-            key: the routing key. For an exchange with shards it has no default, because the key
+            key: the routing key. For an exchange with shards it is required, because the key
                 selects the shard. key="" is allowed there: all messages with this key go to the
                 same shard. Without shards, the key is "" by default.
             options: `headers` maps names to texts, numbers, flags or None. `priority` is a number

@@ -68,14 +68,15 @@ class LiveBus(Bus):
     ) -> None:
         """Create a bus; it connects at the first publish.
 
-        The time limit for a confirm is timeout_seconds, restricted to the range CONFIRM_SECONDS.
-        Until timeout_seconds are over, messages without a confirm are sent again, with the same
-        ids.
+        During an outage, a publish call sends its messages again, with the same ids, until
+        timeout_seconds are over. In each attempt, the bus waits for a confirm for timeout_seconds,
+        but for at least 2 s and at most 10 s (CONFIRM_SECONDS).
 
         Args:
             topology: the topology of the system.
             metrics: counts the published records.
-            timeout_seconds: how long to try again during an outage of the broker.
+            timeout_seconds: how long to try again during an outage of the broker, or while a queue
+                is full.
             store: an open store for transaction(). close() does not close this store. By default,
                 the bus opens the topology's store at the first transaction, and close() closes the
                 topology's store.
@@ -149,7 +150,7 @@ class LiveBus(Bus):
         Args:
             exchange: the name of the exchange in topology.toml.
             payload: the payload of the record.
-            key: the routing key. For an exchange with shards it has no default, because the key
+            key: the routing key. For an exchange with shards it is required, because the key
                 selects the shard. key="" is allowed there: all messages with this key go to the
                 same shard. Without shards, the key is "" by default.
             message_id: the id of the record. A queue with `once = true` handles only one of several
@@ -166,7 +167,7 @@ class LiveBus(Bus):
             UsageError: there is no such exchange, the record cannot be published, or the exchange
                 has shards and there is no key.
             Unroutable: the message was returned, because no queue matches.
-            PublishError: the message was refused.
+            PublishError: the broker refused the message, for example because a queue is full.
             BrokerOutage: the broker was unavailable for too long; the message may have arrived.
 
         """
@@ -255,13 +256,13 @@ class LiveBus(Bus):
         Messages that this thread publishes in the block go to the outbox, a table of the store. The
         bus sends them immediately after the commit. If the broker is unavailable then, the relay
         sends them later. The relay is a thread that `feedbus up` runs. After a rollback, nothing is
-        sent. Within another block of this method, the block joins the transaction of that block.
+        sent. If two blocks of this method are nested, they are one transaction.
 
         Yields the store's session: SQLAlchemy's Session, or peewee's database.
 
         Raises:
             UsageError: the topology has no [store], or this thread has begun a transaction of the
-                store without this method. The bus would send the messages before its commit.
+                store without this method. The bus does not know when that transaction commits.
             StoreOutage: the store became unavailable. If the connection was lost during the commit,
                 it is unknown whether the store has committed, so the block must be idempotent. In
                 all other cases, nothing was committed.
@@ -317,7 +318,8 @@ class LiveBus(Bus):
     def close(self) -> None:
         """Close the connection, and the store if the bus opened it.
 
-        After close(), a publish connects again. After a `with` block, a publish raises UsageError.
+        A later publish connects again. But after a `with` block of the bus, which also calls this
+        method, a publish raises UsageError.
         """
         self._shared_sender.close()
         with self._open_lock:
@@ -339,10 +341,9 @@ class LiveBus(Bus):
     def selects_shards(self, exchange: str) -> bool:
         """Whether the messages of an exchange are divided among shards; True for an unknown name.
 
-        To an exchange with shards, the relay, which publishes rows of the outbox, sends at most one
-        row of each key at a time, to keep the order of the key. The outbox can have rows for an
-        exchange that is no longer in topology.toml. For such an unknown name, the order is kept,
-        too.
+        The relay, which publishes the rows of the outbox, calls this. If the result is True, the
+        relay sends at most one row of each key at a time, to keep the order of the key. A name is
+        unknown if topology.toml does not contain the exchange any more.
 
         Args:
             exchange: the name of the exchange in topology.toml.
@@ -353,11 +354,9 @@ class LiveBus(Bus):
     def publish_rows(self, rows: Sequence[OutboxRow]) -> Sequence[Exception | None]:
         """Publish rows of an outbox together; return an error, or None, for each row.
 
-        Rows with the same key stay in order. But if the broker refuses a row, later rows with the
-        key of this row can still be published.
-
-        The relay calls this with committed rows whose messages were not sent: for an exchange with
-        shards, with at most one row of each key.
+        The rows are sent in the given order. But if the broker refuses a row, it can still accept
+        later rows with the same key. So for an exchange with shards, the relay calls this method
+        with at most one row of each key.
 
         Args:
             rows: the rows, in the order in which they are published.
@@ -383,9 +382,8 @@ class LiveBus(Bus):
 
 
 _buses: weakref.WeakSet[LiveBus] = weakref.WeakSet()
-# A forked process has copies of the objects of its parent. If Python collected such a copy as
-# garbage, the forked process would close the connection of its parent. So this list keeps
-# the copies.
+# The objects that a forked process has inherited from its parent. This list keeps them, because
+# Python would otherwise delete them as garbage, and so close the connections of the parent.
 _inherited: list[object] = []
 
 

@@ -54,10 +54,10 @@ class Request:
         return {(self.exchange, key) for key in self.pack.keys}
 
     def refused_keys(self) -> set[Key]:
-        """Return the keys of the records that the broker has refused, or has perhaps refused.
+        """Return the keys of the refused records, each as (exchange, routing key).
 
-        The result is a set of (exchange, routing key). SharedSender can hold back later requests
-        with these keys, so that each key stays in order.
+        If it is not known which records the broker has refused, the result has the keys of all
+        records. SharedSender holds back later requests with these keys, to keep their order.
         """
         if not isinstance(self.outcome, list):
             return self.keys
@@ -70,10 +70,7 @@ class Request:
         return {(self.exchange, key) for key, message_id in pairs if message_id in ids}
 
     def error(self) -> Exception | None:
-        """Return the error of the request; None if the broker has confirmed every record.
-
-        raise_error() lists the types of the error.
-        """
+        """Return the error that raise_error() raises; None if the broker confirmed every record."""
         try:
             self.raise_error()
         except Exception as error:  # noqa: BLE001 -- the caller decides
@@ -81,14 +78,12 @@ class Request:
         return None
 
     def raise_error(self) -> None:
-        """Raise the error of the request; return if every record was confirmed.
-
-        It is called after the request was sent.
+        """Raise the error of a request that was sent; return if every record was confirmed.
 
         Raises:
             UsageError: there is no such exchange, or a record cannot be published.
             Unroutable: messages were returned, because no queue matches; the others were published.
-            PublishError: messages were refused.
+            PublishError: the broker refused messages, for example because a queue is full.
             BrokerOutage: the broker was unavailable for too long; messages without a confirm may
                 have arrived.
 
