@@ -15,6 +15,7 @@ from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import leaving_consumers, queue_emptying, ring_state
 from feedbus.generations.queue_emptying import NO_ANSWER, QueueEmptier
+from feedbus.generations.topology_setup import set_up
 from feedbus.plan.planning import make_plan
 from feedbus.store.peewee import close_bound
 from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology
@@ -93,7 +94,29 @@ def test_queues_become_quorum_queues_and_classic_ones_again(make: Callable[..., 
         assert kinds == {kind}
         # The auxiliary queues still have the other type, because they may contain messages.
         assert nothing_to_do(wanted)
+        notes = " ".join(make_plan(wanted, None).notes)
+        own = ("work.dead", "shard.dead", "work.retry.", "ring.held", "ring.generations.ledger")
+        names = [f"{wanted.name}.{each}" for each in own]
+        assert [name in notes for name in names] == [kind == "quorum"] * len(names)
         system = System(wanted)
+
+
+def test_an_empty_queue_of_feedbus_that_is_deleted_is_declared_with_the_new_type(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(), shards(2, "classic"))
+    wanted = system.changed(queue(type="quorum"), shards(2))
+    carry_out(wanted)
+    names = Names(wanted)
+    own = (names.dead(wanted.queues["work"]), names.held("ring"))
+    with broker.connect(wanted) as connection:
+        for name in own:
+            connection.channel().queue_delete(name, if_empty=True)
+    set_up(wanted)
+    found = inventory.read_inventory(wanted).queues
+    assert [found[name].arguments["x-queue-type"] for name in own] == ["quorum", "quorum"]
+    notes = " ".join(make_plan(wanted, None).notes)
+    assert not any(name in notes for name in own)
 
 
 def test_a_removed_queue_is_deleted_once_it_is_proved_to_be_empty(

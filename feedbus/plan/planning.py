@@ -13,6 +13,7 @@ from feedbus.plan import ring_changes
 from feedbus.plan.broker_comparison import Comparison
 from feedbus.plan.changes import Change, Plan, Watchers
 from feedbus.plan.declared_objects import schedule_text
+from feedbus.plan.kept_types import classic_queues_note
 from feedbus.topology import Topology
 
 NOTHING_RUNS = "nothing runs here: `feedbus up` starts the consumers"
@@ -58,6 +59,8 @@ def make_plan(
         " messages; remove this option"
         for name in unknown
     ]
+    if note := classic_queues_note(topology, seen):
+        notes.append(note)
     draining = tuple(ring_changes.list_draining(topology, seen, states))
     changed_rings = tuple(ring_changes.changes(topology, seen, states, predict=predict))
     if watchers is None:
