@@ -1,4 +1,4 @@
-"""Handle deliveries: decode, validate, call the handler in a transaction, publish, count."""
+"""Handle deliveries: decode them, call the handler, publish its messages, count the records."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ events = EventLog(__name__)
 class Dispatch:
     """Handles the deliveries of one consumer with the handlers of its queue.
 
-    The runner has three modes. In the batch mode, it calls handle(), which does the whole work. In
-    the group mode, SingleCalls calls the handlers. In the concurrent mode, ConcurrentCalls calls
-    them. Both of these classes use decode(), end_record() and finish().
+    The runner has three modes. In the batch mode, the runner calls handle(), which does the whole
+    work. In the group mode, the class SingleCalls calls the handlers. In the concurrent mode, the
+    class ConcurrentCalls does. Both classes use decode(), end_record() and finish().
 
     A consumer's process has one Dispatch object.
 
@@ -52,7 +52,7 @@ class Dispatch:
         clock: the clock of the broker.
         waiting_deliveries: the deliveries of the waiting queues. A failed record and the later
             records of its key wait there. The value is None if the queue has no `order_by`.
-        blocked_keys: checks before a call whether a record must wait.
+        blocked_keys: checks before a handler gets a record whether the record must wait.
         calls: calls the handlers.
         has_dead_handler: whether the queue sets `dead_handler`, a function of the project that gets
             each new dead letter.
@@ -139,9 +139,10 @@ class Dispatch:
         self._settled_counts = SettledCounts(metrics, self.clock)
         self._paused_seconds = 0.0
         # Other programs can publish a message without an id. Then feedbus derives an id from the
-        # content of the message. So a new message has the id of an earlier message with the same
-        # content. On a queue with `once = true`, the new message would be skipped, as if it were a
-        # redelivery. This object gives another id to each message that is certainly new.
+        # content of the message. So two messages with the same content get the same id. On a queue
+        # with `once = true`, the second message would be skipped, as if it were a redelivery of the
+        # first one. This object gives the second message another id if this message is certainly
+        # new: the broker does not mark it as redelivered.
         self._repeated_deliveries = (
             RepeatedDeliveries(
                 queue.name, store.inbox, metrics, self.clock.unique, in_order=order.is_ordered
@@ -185,11 +186,11 @@ class Dispatch:
     def pause_after_slices(self, pause: Callable[[], None]) -> None:
         """Call a function after each slice of the messages that a handler publishes.
 
-        On a queue with `stream = true`, messages are sent in slices of up to 20,000 messages while
-        the handler runs. After each slice, `pause` calls handle() with other deliveries. The time
-        of these calls is not counted as time of the handler that has published the slice.
+        On a queue with `stream = true`, messages are sent in slices while the handler runs. After
+        each slice, `pause` calls handle() with other deliveries. The time of these calls is not
+        counted as time of the handler that has published the slice.
 
-        The runner calls this once, at its start.
+        The runner calls this once, at its start, if the queue has `stream = true` and `order_by`.
 
         Args:
             pause: the function, without arguments.
@@ -199,10 +200,9 @@ class Dispatch:
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # pause() calls handle(), so a pause can contain other pauses. An inner pause has
-            # increased `_paused_seconds`, but its time is also part of the time of this pause. To
-            # count the inner pause only once, the time of this pause is added to the value that
-            # `_paused_seconds` had before this pause.
+            # A handler that is called in the pause can pause, too. The time of such an inner pause
+            # is part of the time of this pause, but was already added to `_paused_seconds`. So the
+            # time of this pause replaces what inner pauses have added.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause
@@ -211,7 +211,8 @@ class Dispatch:
     def has_store(self) -> bool:
         """Whether handlers are called in transactions of a store.
 
-        If this is true, the runner uses the batch mode.
+        If this is true, the runner uses the batch mode or, with a `concurrency` above 1, the
+        concurrent mode.
         """
         return not isinstance(self._store, NoStore)
 
@@ -223,10 +224,10 @@ class Dispatch:
         SingleCalls and ConcurrentCalls call this after each call of a handler.
 
         Args:
-            decoded: the delivery of the record. If the call failed, it gets the decision on the
-                record: the verdict, and the message that is sent for the record.
+            decoded: the delivery of the record.
             row: the index of the record in the delivery.
-            error: the exception, as calls.classify_error() returns it; None if the call succeeded.
+            error: the exception of the call, which calls.classify_error() has returned; None if
+                the call succeeded.
             seconds: the duration of the call in seconds.
 
         """
@@ -237,17 +238,17 @@ class Dispatch:
     def fail_record(self, decoded: DecodedDelivery, row: int, error: BaseException) -> None:
         """Add the decision on a failed record to its delivery.
 
+        The decision is the verdict on the record, and the retry or dead letter that is sent for it.
         A record has failed if its handler has raised an exception, or if the broker has refused the
-        messages of the handler. The exception can also be Drop, after which the record is only
-        acknowledged. The decision is the verdict on the record, with the message that is sent for
-        it.
+        messages of the handler. After the exception Drop, the record is only acknowledged: no
+        message is sent.
 
         SingleCalls and end_record() call this.
 
         Args:
             decoded: the delivery of the record.
             row: the index of the record in the delivery.
-            error: the exception, as calls.classify_error() returns it.
+            error: the exception of the call, which calls.classify_error() has returned.
 
         """
         self._log_drops([error])
@@ -266,10 +267,10 @@ class Dispatch:
 
         Args:
             decoded_deliveries: deliveries whose records have all been handled.
-            before_dead_handler: called with the id of a message, before the dead handler can get
-                records of the message. The runner's function writes the id into the file of the
-                crash guard. So if the dead handler ends the process, the next process knows the
-                message.
+            before_dead_handler: called with the id of a message, before the dead handler can get a
+                dead letter of the message. The runner's function writes the id into the file of the
+                crash guard. So if the dead handler ends the process, the next process knows which
+                message was the cause.
 
         Raises:
             Outage: the broker is unavailable, or the dead handler raises Outage. The caller may
@@ -296,9 +297,9 @@ class Dispatch:
 
         Args:
             deliveries: the deliveries in the order of their arrival.
-            running: the ids of messages that are being handled now. A message without an id gets an
-                id that is derived from its content. If the derived id is one of `running`, the
-                message gets another id.
+            running: the ids of messages that are being handled now. With `once = true`, a message
+                that was published without an id must not get one of these ids: two new messages
+                with the same content need different ids, or the second one would be skipped.
 
         Raises:
             StoreOutage: the queue has `once = true`, and the store is unavailable.
@@ -321,9 +322,9 @@ class Dispatch:
         handle().
 
         Args:
-            delivery: the delivery of a message that has reached the `delivery_limit` of its queue.
-                This limit counts how often the process ended, or lost its connection to the broker,
-                while it handled the message.
+            delivery: the delivery of a message that has reached the `delivery_limit` of its queue:
+                too often, the process has ended, or has lost its connection to the broker, while it
+                handled the message.
             reason: the reason of the dead letter.
             skip_dead_handler: True if the dead handler must not be called, because the dead handler
                 has also ended the process too often.
