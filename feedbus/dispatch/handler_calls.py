@@ -1,4 +1,4 @@
-"""Calls of handlers in transactions; the messages that a handler publishes are collected."""
+"""Call handlers in transactions, and collect the messages that they publish."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ events = EventLog(__name__)
 
 
 class HandlerCalls:
-    """Calls the handlers of one consumer, in any thread.
+    """Calls the handlers of one consumer, each in the thread of its caller.
 
-    The dispatch of a consumer has one HandlerCalls object.
+    The dispatch of a consumer has one HandlerCalls object. With `concurrency` above 1, several
+    threads use it.
 
     Attributes:
         after_slice: called after each slice of messages, on a queue with `stream = true`.
-        after_once: called after each call on a queue with `once = true`, with the records of the
-            call, and with those of them that were not handled before.
+        after_once: called after each committed call on a queue with `once = true`. It gets all
+            records of the call, and the new records: the records that were not handled before.
 
     """
 
@@ -54,8 +55,10 @@ class HandlerCalls:
             store: the store for the transactions.
             leftovers: the leftover rows of the outbox, which are sent before the messages of a
                 call; None if the queue does not set `once`.
-            find_overtaken: OvertakenRecords.find(). It gets the records of a batch handler with
-                their verdicts. If it returns any records, the effects of the call are discarded.
+            find_overtaken: OvertakenRecords.find(). With `order_by`, a batch handler must not
+                handle a record if an earlier record of the same key fails in the same batch. The
+                function gets the records after the call, with their verdicts, and returns these
+                failed records. If it returns any, the effects of the call are discarded.
 
         """
         self._find_overtaken = find_overtaken
@@ -69,10 +72,11 @@ class HandlerCalls:
         self.after_once: Callable[[Records, Records], None] = lambda _records, _new_records: None
 
     def query_outbox_again(self) -> None:
-        """Before the next messages are sent, look for leftover rows of other processes.
+        """Request a query for leftover rows of other processes, before the next messages are sent.
 
         A leftover row is a committed row of the outbox whose message was not sent. The runner calls
-        this when it has subscribed to a queue: until then, another process may have read the queue.
+        this when it has subscribed to a queue, and when the first message of the queue arrives:
+        until then, another process may have read the queue.
         """
         if self._leftovers is not None:
             self._leftovers.query_again()
@@ -87,37 +91,38 @@ class HandlerCalls:
             records: the records of a batch; for a handler of one record, a batch of one.
 
         Returns:
-            Two values: the messages that the handler published and None, or None and the exception.
-            The caller sends the messages.
+            If the call succeeded, the messages that the handler published, and None. The caller
+            sends the messages. If the call failed, None, and the exception.
 
         Raises:
-            Outage: the store, or something else that the handler needs, is unavailable; no
-                attempt is counted.
+            Outage: the store, or something else that the handler needs, is unavailable. No attempt
+                is counted.
 
         """
         try:
             return self.collect(wrapped, records), None
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 -- it may raise SystemExit
+        except BaseException as error:  # noqa: BLE001 -- a handler may raise SystemExit
             return None, self.classify_error(records, error)
 
     def classify_error(self, records: Records, error: BaseException) -> BaseException:
         """Return the exception that decides what happens with the records of a failed call.
 
         The result is usually `error`. If the handler itself has ended the connection to the store,
-        the result is a ConnectionClosed. The result is logged, unless it is a verdict or means that
-        records must wait.
+        the result is a ConnectionClosed. The result is logged, except Drop, Reject, Retry, and the
+        exceptions after which records wait.
 
         Each module that calls handlers passes the exception of a failed call to this method.
 
         Args:
             records: the records of the call.
-            error: the exception of the call: the handler has raised it, the broker has refused the
-                messages of the call, or a failed record was overtaken (FailedRecordsOvertaken).
+            error: an exception of the handler; or a PublishError, if the broker has refused a
+                message of the call; or FailedRecordsOvertaken, if the handler has handled a record
+                although an earlier record of its key failed.
 
         Raises:
-            Outage: an outage is the cause; no attempt is counted.
+            Outage: an outage is the cause. No attempt is counted.
 
         """
         if isinstance(error, Drop | Reject | Retry | EarlierRecordWaits):
@@ -163,8 +168,9 @@ class HandlerCalls:
 
         Raises:
             FailedRecordsOvertaken: later records of a batch have overtaken a failed record.
-            BaseException: an exception of the handler or the store; nothing was committed, or it is
-                not known whether it was committed.
+            BaseException: an exception of the handler or the store. Nothing was committed. But if
+                the connection to the store was lost during the commit, the transaction may have
+                been committed.
 
         """
         store, queue = self._store, self._consumer.queue
@@ -182,7 +188,8 @@ class HandlerCalls:
                 self._call_handler(wrapped, new_records, publications, session)
             failed_ids = _failed_ids(new_records) if queue.once else []
             if failed_ids:
-                # These records can be handled again: at their retry, or as requeued dead letters.
+                # These records can be handled again, at their retry or as requeued dead letters.
+                # So their ids must not stay in the inbox.
                 store.inbox.remove(queue.name, failed_ids)
         if new_records is not records:  # the caller reads the verdicts in `records`
             self.after_once(records, new_records)
@@ -199,7 +206,7 @@ class HandlerCalls:
 
         Args:
             wrapped: the handler, with the middleware.
-            records: the records; none of them was handled before.
+            records: the records. On a queue with `once = true`, they are the new records.
             publications: gets the messages.
             session: the session of the store for the handler; None if there is none.
 
@@ -247,8 +254,8 @@ class HandlerCalls:
 
     def _publications(self) -> Publications:
         queue = self._consumer.queue
-        # With `concurrency`, handlers run in other threads. Only the consumer's thread may send. So
-        # no slices are sent while a handler runs.
+        # With `concurrency` above 1, handlers run in other threads. Only the consumer's thread may
+        # send. So no slices are sent while a handler runs.
         stream = queue.stream and queue.concurrency == 1
         return Publications(
             self._sender, self._store, self._leftovers, stream=stream, after_slice=self.after_slice
@@ -265,11 +272,15 @@ class HandlerCalls:
 
 
 def _mark_in_inbox(records: Records, failed_ids: Sequence[str]) -> None:
-    """Mark the deliveries of a committed call whose derived ids are in the inbox.
+    """Register for each delivery of a committed call whether its derived id is in the inbox.
+
+    feedbus derives the id of a message from its content if the publisher gave no id. The result is
+    needed by DecodedDelivery.delivery_to_send(), if the broker refuses a message of the handler
+    after the commit.
 
     Args:
         records: the records of the call.
-        failed_ids: the ids that were removed from the inbox.
+        failed_ids: the ids that were removed from the inbox, because their records failed.
 
     """
     for decoded in records.batch.deliveries:
