@@ -34,9 +34,12 @@ class Decoder:
     message is sent for the record, the decision also contains this message. The decoder adds the
     decision to DecodedDelivery.decisions.
 
-    The other records become *inputs*. An input has records for one handler or, with
-    `block_on_dead`, one invalid record, which no handler gets. The dispatch of a consumer has one
-    Decoder object.
+    The records without a decision become *inputs*. An input usually has records for one handler.
+    With `block_on_dead`, an input can also be one invalid record. No handler gets it, but its dead
+    letter must block only the later records of its key. So the decision on it is added when the
+    earlier records have been handled.
+
+    The dispatch of a consumer has one Decoder object.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 -- a decoder's parts
@@ -64,8 +67,8 @@ class Decoder:
         self._failure_policy = failure_policy
         self._order_decisions = order_decisions
         self._order = Order.of(consumer.queue)
-        # Whether the decision on an invalid record is made when the earlier records of its key have
-        # been handled: the dead letter must block only the later records.
+        # Whether the decision on an invalid record is made late, when the earlier records of its
+        # key have been handled. If it is made at once, its dead letter blocks these records, too.
         self._decides_in_order = order_decisions is not None and consumer.queue.block_on_dead
         self._wrapped_handlers = wrapped_handlers
         self._codecs = Codecs.of(topology)
@@ -75,7 +78,7 @@ class Decoder:
         )
 
     def decode(self, deliveries: Sequence[Delivery]) -> tuple[list[DecodedDelivery], Inputs]:
-        """Decode deliveries, in the order of their arrival.
+        """Decode deliveries into the inputs for the handlers.
 
         The dispatch calls this for the deliveries of a batch, or for one delivery.
 
@@ -94,7 +97,8 @@ class Decoder:
         for delivery in deliveries:
             decoded = self._decode_delivery(inputs, delivery)
             decoded_deliveries.append(decoded)
-            # If `order_by` names a field, each record is checked: it may lack a usable key.
+            # If `order_by` names a field, each record is checked, because its field can be missing
+            # or can have a value that is not usable as a key.
             if (self._order.field or not none_waits) and len(decoded.pack):
                 self._append_ordered(inputs, decoded)
             elif self._routes.has_one_handler:
@@ -111,8 +115,9 @@ class Decoder:
 
         Args:
             decoded: the delivery of the record.
-            row: the index of the record in the delivery. The record may be invalid, but its
-                ordering key must be usable.
+            row: the index of the record in the delivery. The record may be invalid. But if
+                `order_by` names a field, the record must have a text, a number, true or false in
+                this field.
 
         """
         return self._order.key(decoded.delivery, decoded.pack, row)
@@ -120,7 +125,8 @@ class Decoder:
     def keys(self, decoded: DecodedDelivery) -> set[Any]:
         """Return the ordering keys of the records of a delivery; {None} without `order_by`.
 
-        A record without a usable ordering key has no key in the result.
+        If `order_by` names a field, and this field of a record is missing or not usable as a key,
+        the result has no key of this record.
 
         Args:
             decoded: the delivery of the records.
@@ -246,8 +252,8 @@ class Decoder:
                 inputs, delivery, self._failure_policy.reject_undecodable(delivery)
             )
         if delivery.expired(self._failure_policy.clock):
-            # The expiration of a delayed message is over. The message becomes a dead letter. This
-            # dead letter blocks no key, even with `block_on_dead`. The reason: if the broker itself
+            # The message was delayed, and no consumer has taken it within its `expires`. Its dead
+            # letter blocks no key, even with `block_on_dead`. The reason: if the broker itself
             # removes an expired message from a queue, no key is blocked either.
             decision = self._failure_policy.dead_letter(delivery, EXPIRED)
             return DecodedDelivery(self._consumer, delivery, _empty_pack(delivery), [decision])
@@ -273,9 +279,9 @@ class Decoder:
     ) -> DecodedDelivery:
         """Decide on an undecodable delivery at once, or append it to the inputs.
 
-        The delivery is appended if its dead letter will block its key (`block_on_dead`), and the
-        key is known without the body. The key is known if the key is the routing key, and the
-        delivery is not a pack.
+        With `block_on_dead`, its dead letter blocks its key, if the key is known without the body:
+        if the key is the routing key, and the delivery is not a pack. Such a delivery is appended,
+        because the dead letter must block only the later records.
         """
         if not (
             self._decides_in_order and self._order.by_routing_key and delivery.content_type != PACK
@@ -286,7 +292,7 @@ class Decoder:
         return decoded
 
     def _decode_body(self, delivery: Delivery) -> Pack:
-        """Decode a body as an object, a text or bytes: as the handler of the delivery needs it."""
+        """Decode a body to what the handler of the delivery reads: an object, a text or bytes."""
         handler_index = self._routes.index_for(delivery.original_key, delivery.properties)
         return self._codecs.read(
             delivery.body,
@@ -303,7 +309,8 @@ class Decoder:
     def with_decision(self, delivery: Delivery, decision: Decision) -> DecodedDelivery:
         """Return a decoded delivery without records, with one decision on the whole delivery.
 
-        The method is used for a delivery that cannot be decoded, or must not be handled any more.
+        The method is used for a delivery that cannot be decoded, or that has reached the
+        `delivery_limit` of the queue.
 
         Args:
             delivery: the delivery.
@@ -341,8 +348,8 @@ class Decoder:
         Args:
             decoded: the delivery.
             row: the index of the record in the delivery.
-            error: the exception of the handler, or the reason why no handler was called. It is
-                EarlierRecordWaits if the record must wait.
+            error: the exception of the handler; or EarlierRecordWaits, if the record must wait; or
+                another reason why no handler was called.
 
         """
         delivery, pack = decoded.delivery_to_send(), decoded.pack
