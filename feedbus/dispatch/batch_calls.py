@@ -1,12 +1,11 @@
 """Calls of handlers for the records of a batch.
 
-If a batch handler raises an exception, it is called again for each record alone. After an outage,
-it is not: then the same deliveries are handled again later.
+If a batch handler raises an exception, the handler is called again for each record alone. But if
+the cause is an outage, the runner handles the same deliveries again later.
 
-A batch handler can set a verdict on each record. With `order_by`, it can ask for a retry of a
-record although it has handled later records of the same key. Then the effects of the call are
-discarded. The handler is called again without these later records, which wait. Such a second call
-is frequent if the records come from a waiting queue, because many of them have the same key.
+A batch handler can set a verdict on each record. Example for `order_by`: a batch has the records A1
+and A2 of one key. The handler asks for a retry of A1, but handles A2. Then the effects of the call
+are discarded, so that A2 does not overtake A1. The handler is called again without A2, which waits.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from feedbus.dispatch.waiting_record_exceptions import EarlierRecordWaits, Faile
 from feedbus.dispatch.wrapped_handlers import WrappedHandler
 from feedbus.records import Records
 
-Failures = dict[int, BaseException]
+Failures = dict[int, BaseException]  # by the index of the record in the batch
 
-# If later records of its key have overtaken a failed record, the handler is called again without
+# If a failed record was overtaken by later records of its key, the handler is called again without
 # the later records. After this number of calls, the handler is called for each record alone.
 MAX_CALLS = 3
 
@@ -43,7 +42,7 @@ class BatchCalls:
 
         Args:
             calls: calls the handlers.
-            decoder: gets each exception, and adds the decision on the record to its delivery.
+            decoder: adds the decisions on records that fail or must wait to their deliveries.
             blocked_keys: checks before a call whether a record must wait.
             overtaken_records: finds the later records that have overtaken a failed record.
 
@@ -56,7 +55,8 @@ class BatchCalls:
     def call(self, wrapped: WrappedHandler, records: Records) -> Failures:
         """Call a handler with records, and send the messages that it publishes.
 
-        If a batch handler raises an exception, it is called again for each record alone.
+        A batch handler is called with the whole batch. If this call fails, or if a record of the
+        batch must wait, the handler is called for each record alone.
 
         Args:
             wrapped: the handler, with the middleware.
@@ -84,9 +84,9 @@ class BatchCalls:
         )
         exceptions = self._call_with_batch(wrapped, records) if as_batch else None
         if exceptions is not None:
-            # fail() is called in the order of the records, because it gives the next position to
-            # each record that waits. The records of a key are later handled in the order of their
-            # positions.
+            # The order of these calls is the order of the records: fail() gives the next position,
+            # a number, to each record that waits. Waiting records of one key are later handled in
+            # the order of their positions.
             for index, verdict in sorted(exceptions.items()):
                 fail(index, verdict)
             return failures
@@ -104,11 +104,11 @@ class BatchCalls:
         return failures
 
     def _call_with_batch(self, wrapped: WrappedHandler, records: Records) -> Failures | None:
-        """Call a batch handler; return the exceptions by the index of the record.
+        """Call a batch handler; return the exceptions of the records that fail or must wait.
 
-        If the result is None, each record must be handled alone. This is so if the handler raises
-        an exception, if the broker refuses its messages, or if later records overtake failed
-        records in each of MAX_CALLS calls.
+        The result is None if each record must be handled alone: if the handler raises an exception,
+        if the broker refuses its messages, or if later records overtake failed records in each of
+        MAX_CALLS calls.
         """
         # The records of the next call, and their indexes in `records`.
         remaining, indexes = records, list(range(len(records)))
@@ -145,6 +145,6 @@ class BatchCalls:
                     publications.send()
             except KeyboardInterrupt:
                 raise
-            except BaseException as failure:  # noqa: BLE001 -- as in HandlerCalls.call()
+            except BaseException as failure:  # noqa: BLE001 -- classified, as any failure of a call
                 return self._calls.classify_error(records, failure)
         return error
