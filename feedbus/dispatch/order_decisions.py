@@ -11,8 +11,8 @@ Example: the records A1 and A2 have the key A.
 1. A1 fails, and FailurePolicy decides on a retry. keep_in_order() adds A1 to the waiting records,
    and changes the decision: the message is sent to the waiting queue, with a position.
 2. A2 arrives. decide_before_call() finds that A1 waits. So no handler gets A2. A2 is sent to the
-   waiting queue, too, with the next position. If A2 is in the same batch as A1, A2 arrives before
-   A1 fails. Then must_wait() finds, before the call for A2, that A1 has failed.
+   waiting queue, too, with the next position. But if A2 is in the same batch as A1, A1 has not
+   failed yet when A2 arrives. So must_wait() checks A2 again, just before the call for A2.
 3. The waiting queue delivers A1 and A2. If A1 fails again, a new message with the old position of
    A1 is sent. For A2, no message is sent: the old message of A2 stays in the waiting queue.
 
@@ -85,9 +85,10 @@ class OrderDecisions:
         - No record waits.
         - No old queue (a queue of an older generation) exists.
         - No record waited when the consumer began to read. This condition is for crashes. A process
-          sends a failed record to the waiting queue, and then acknowledges the record in its own
-          queue. If the process ends between these two steps, the record is in both queues. Then the
-          own queue delivers the record again, and decide_before_call() must recognise it.
+          sends a failed record to the waiting queue, and then acknowledges the record in the
+          consumer's own queue, which is the queue that delivered it. If the process ends between
+          these two steps, the record is in both queues. Then the own queue delivers the record
+          again, and decide_before_call() must recognise it.
         """
         waiting = self.waiting
         return waiting.predecessors is None and not (
@@ -106,8 +107,9 @@ class OrderDecisions:
         """
         record = self._taken_records.record_of(decoded.delivery)
         if record is not None:
-            # When a waiting record is taken, the earlier waiting records of its key are already
-            # finished, or are taken with it. So only records that were taken with it can block it.
+            # This is a waiting record that was taken: it was chosen to be handled now. The earlier
+            # waiting records of its key are already handled, or were taken with it. So only records
+            # that were taken with it can block it.
             return self._taken_records.is_blocked(record.key)
         key = self._order.waiting_key(decoded.delivery, decoded.pack, row)
         return self._records.blocks(key, self.waiting.queue_of(decoded.delivery).generation_number)
@@ -124,7 +126,8 @@ class OrderDecisions:
         - The consumer's own queue delivers a record that is also in the waiting queue, because of a
           crash. Nothing is sent: the record is handled when the waiting queue delivers it.
 
-        A waiting record that was taken to be handled may be handled: its turn has come.
+        For a waiting record that was taken, the result is None: a waiting record is taken only when
+        it may be handled.
 
         The decoder calls this for each record that has arrived, unless is_idle is true.
 
@@ -139,10 +142,11 @@ class OrderDecisions:
         queue, message_id = waiting.queue_of(delivery), decoded.pack.ids[row]
         key = self._order.waiting_key(delivery, decoded.pack, row)
         dead_letter = self._records.find_dead_letter(key, message_id)
-        # If the broker delivers a record again, and a record with its id waited when the consumer
-        # began to read, the record is also in the waiting queue: it is a repetition. But a requeued
-        # dead letter that blocks its key is never a repetition, even if a waiting record has the
-        # same id: then a publisher has sent two messages with this id, and both must be handled.
+        # The record is a repetition, which is also in the waiting queue, if the broker delivers it
+        # again, and a record with its id waited when the consumer began to read. (An id that
+        # feedbus has derived from the content is no proof, because other messages can have it.)
+        # A requeued dead letter that blocks its key is never a repetition. If a waiting record has
+        # the same id, a publisher has sent two messages with this id, and both must be handled.
         if (
             delivery.redelivered
             and decoded.has_own_ids
@@ -241,11 +245,11 @@ class OrderDecisions:
     def _blocks_already(self, decoded: DecodedDelivery, row: int, letter: Outgoing) -> bool:
         """Whether an earlier dead letter of this record blocks the key already.
 
-        If so, no second blocking message (a message that blocks the key) must be sent. Example: a
-        dead letter whose body cannot be decoded is requeued, and becomes a dead letter again. Its
-        first blocking message is still in the waiting queue. When a dead letter is requeued and
-        handled, only one blocking message is removed. A second blocking message would stay, and
-        would block the key for ever.
+        A blocking message is a message in the waiting queue that blocks the key of a dead letter.
+        Example: a dead letter whose body cannot be decoded is requeued, and becomes a dead letter
+        again. Its first blocking message is still in the waiting queue, so no second one is sent.
+        When a requeued dead letter has been handled, only one blocking message is removed. A second
+        one would block the key for ever.
 
         Args:
             decoded: the delivery that contains the record.
@@ -257,10 +261,10 @@ class OrderDecisions:
         return self._records.find_dead_letter(key, letter.message_id) is not None
 
     def _due_at(self, decision: Decision) -> float | None:
-        """Return when a record may be handled, in seconds since 1970.
+        """Return the earliest time of the next attempt, in seconds since 1970.
 
-        The result is 0 if the record only waits for earlier records. The result is infinity if the
-        record is a dead letter that blocks its key, and None if the record blocks no key.
+        The result is 0 if the record only waits for earlier records, infinity if the record is a
+        dead letter that blocks its key, and None if the record blocks no key.
         """
         if self._block_on_dead and decision.is_dead_letter:
             return math.inf
