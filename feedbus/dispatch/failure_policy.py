@@ -41,8 +41,8 @@ from feedbus.wire.message_in_message import seal
 
 MAX_NAMED_PARTS = 5  # how many undecodable parts of a message the reason of its dead letter names
 DEAD_LETTER_VERDICTS: frozenset[Verdict] = frozenset({"reject", "invalid", "dead_letter"})
-# Headers of a message whose record has failed. The message of a record that only waits for earlier
-# records has none of them.
+# These headers say when and why an attempt has failed. The message of a record that only waits for
+# earlier records has none of them.
 ATTEMPT_HEADERS = frozenset({FAILED_AT, REASON})
 
 
@@ -50,16 +50,21 @@ ATTEMPT_HEADERS = frozenset({FAILED_AT, REASON})
 class Decision:
     """The verdict on a record that has failed, is invalid or must wait, and the message to send.
 
-    The decoder adds it to the delivery; the message is sent before the delivery is acknowledged.
+    The decoder adds the decision to the delivery. The message is sent before the delivery is
+    acknowledged.
 
     Attributes:
-        verdict: "reject", "invalid", "retry", "dead_letter" or "drop"; "wait" if the record was not
-            handled, because earlier records of its key wait.
-        message: the dead letter; or the message that waits in a queue for the next attempt; or None
-            if nothing is sent.
-        delay_milliseconds: with `order_by`, the shortest time until the next attempt of a record
-            that is tried again, and 0 for a record that is sent to the waiting queue because it
-            must wait. In all other cases None.
+        verdict: "retry", "drop", or "wait" if the record was not handled, because earlier
+            records of its key wait. Three verdicts mean that the record becomes a dead letter:
+            "reject" (an exception such as Reject forbids a retry, or no handler is
+            declared for the record), "invalid" (the record is not valid or cannot be decoded) and
+            "dead_letter" (the last attempt has failed, the message has expired, or the
+            `delivery_limit` was reached).
+        message: the dead letter; or the message of a record that is tried again or must wait; or
+            None if nothing is sent.
+        delay_milliseconds: if the record is tried again on a queue with `order_by`, the shortest
+            time until the next attempt. For a record that is sent to the waiting queue because it
+            must wait, the value is 0. In all other cases, it is None.
         blocking_message: a message for the waiting queue, which blocks the key of a dead letter
             until an operator requeues or drops the dead letter; None if the key is not blocked.
 
@@ -72,7 +77,7 @@ class Decision:
 
     @property
     def is_dead_letter(self) -> bool:
-        """Whether the record becomes a dead letter: a dead letter is sent for it."""
+        """Whether the message is a dead letter."""
         return self.message is not None and self.verdict in DEAD_LETTER_VERDICTS
 
 
@@ -87,7 +92,8 @@ class FailurePolicy:
         consumer: the consumer that has the policy.
         rules: determine after which exceptions a record is tried again.
         clock: gives the time of each failure.
-        in_order: whether the queue has `order_by`, so that the retries of a key stay in order.
+        in_order: whether the queue has `order_by`. Then a record that is tried again is sent to the
+            waiting queue, not to a retry queue.
 
     """
 
@@ -100,8 +106,8 @@ class FailurePolicy:
     def reject_undecodable(self, delivery: Delivery) -> Decision:
         """Return the decision to dead-letter a message whose properties cannot be decoded.
 
-        The dead letter is a sealed message: it contains these properties in its body, because they
-        cannot be sent unchanged.
+        These properties cannot be sent unchanged. So the dead letter is a *sealed message*: its
+        body contains the original message.
 
         The decoder calls this.
 
@@ -196,7 +202,8 @@ class FailurePolicy:
         """Return the decision on a record whose attempt has failed, by the queue's retry policy.
 
         Args:
-            letter: the dead letter of the record. The message for the next attempt is made from it.
+            letter: the dead letter of the record, which is sent if there is no other attempt.
+                Otherwise the message for the next attempt is made from it.
             error: the exception or verdict of the handler.
 
         """
@@ -220,7 +227,8 @@ class FailurePolicy:
             # The exchange in front of the retry queue has the same name as the queue.
             exchange = self.names.retry_queue(queue, milliseconds)
             return Decision("retry", replace(message, exchange=exchange))
-        # No retry queue has this delay, which the handler has chosen with Retry.
+        # No retry queue has this delay, which the handler has chosen with Retry. So the message is
+        # sent to the timer, a set of queues that delay messages by any time.
         target = timer.retry_target(self.names, queue)
         return Decision("retry", timer.delay_message(self.names, message, milliseconds, target))
 
@@ -270,6 +278,9 @@ class FailurePolicy:
 
 
 def _with_traceback(letter: Outgoing, error: BaseException) -> Outgoing:
-    """Return a dead letter with the traceback of its exception; a Retry has none."""
+    """Return a dead letter with the traceback of its exception.
+
+    For a Retry, no traceback is added: the reason that the handler has given is enough.
+    """
     text = "" if isinstance(error, Retry) else traceback_text(error)
     return replace(letter, headers={**letter.headers, TRACEBACK: text}) if text else letter
