@@ -1,10 +1,10 @@
 """The waiting records of a consumer: their order, and when each is due.
 
-A record waits for its next attempt, or for earlier records of its key. A record that waits for its
-next attempt is due when the time of this attempt has come. A record that only waits for earlier
-records is always due. After a change of shards, a record also waits until the old queues of its key
-are deleted, even if it is due. The records of a key are handled in the order of their *positions*.
-A position is a number, which a record gets when it begins to wait.
+A record waits for its next attempt, or for earlier records of its key. The records of a key are
+handled in the order of their *positions*. A position is a number, which a record gets when it
+begins to wait. A record that waits for its next attempt is *due* when the time of this attempt has
+come. A record that only waits for earlier records has no such time, so it counts as due at once.
+After a change of shards, a record also waits until the old queues of its key are deleted.
 
 Example: the records A1 and A2 have the key A. A1 fails, and is to be tried again in one minute. So
 OrderDecisions passes A1 to add(). From now on, the key is blocked: when A2 arrives, A2 is not
@@ -16,9 +16,10 @@ Each record is a message in a waiting queue on the broker. In these cases, a rec
 one message, all with the same position and the same id:
 
 - If a record fails again, a new message is sent, and then the old message is acknowledged. After a
-  crash between these two steps, the queue contains both messages. The message with the later
-  attempt is kept, and the other one is acknowledged. If a handler has the record, both messages are
-  kept until the handler has ended; the message that arrived later is then called a *copy*.
+  crash between these two steps, the queue contains both messages. When both have arrived, the
+  message with the later attempt is kept, and the other one is acknowledged. But the second message
+  can arrive while a handler has the record. Then it is kept, too, as a *copy*, until the handler
+  has ended.
 - After a change of shards, feedbus moves records to the waiting queues of the newer generation. A
   record is published to the newer queue, and then acknowledged in the older queue. Between these
   two steps, the message in the newer queue is a copy, too.
@@ -64,8 +65,9 @@ class WaitingRecords:
         self.positions = Positions()
         # The records of each key, in the order of their positions.
         self._records_by_key: dict[str, list[WaitingRecord]] = {}
-        # A heap with an entry for the first record of each key, if the record is ready: when it is
-        # due, its position, and the key. next_due_at() removes entries that are no longer valid.
+        # A heap with an entry for the first record of each key, if the record may be handled as
+        # soon as it is due (WaitingRecord.is_ready). An entry contains when the record is due, its
+        # position, and its key. next_due_at() removes entries that are no longer valid.
         self._heads: list[tuple[float, int, str]] = []
         self.count = 0
 
@@ -96,9 +98,10 @@ class WaitingRecords:
     def blocks(self, key: str, generation_number: int) -> bool:
         """Whether a record that arrives now must wait for waiting records of its key.
 
-        A record belongs to the generation whose queue delivered it first, also after it was moved.
-        Records of older generations come before records of newer generations. So the arriving
-        record does not wait if the first waiting record of its key belongs to a newer generation.
+        Records of older generations are handled before records of newer generations. So the
+        arriving record does not wait if the first waiting record of its key belongs to a newer
+        generation. A record belongs to the generation whose queue delivered it first, also after it
+        was moved. Its position is a number from the range of this generation.
 
         OrderDecisions asks this for records that the consumer's own queue delivers.
 
@@ -129,10 +132,11 @@ class WaitingRecords:
         return None
 
     def is_sending_dead_letter(self, message_id: str, queue: str) -> bool:
-        """Whether the queue has not delivered the message of a dead letter that blocks a key yet.
+        """Whether a dead letter has begun to block its key, but its message has not arrived yet.
 
-        An operator can drop a dead letter immediately. Then the request to release its key can
-        arrive before this message, and is kept until the message has arrived.
+        The message is sent to the waiting queue, which then delivers it. If an operator drops the
+        dead letter at once, the request to release its key can arrive before this message. Then the
+        request is kept until the message has arrived.
 
         Args:
             message_id: the id of the dead letter; "" stands for any id.
@@ -185,7 +189,7 @@ class WaitingRecords:
         WaitingDeliveries passes the delivered record to add_arrived(), which finds the record here.
 
         Args:
-            record: the record, which has its position.
+            record: the record, with a position.
 
         """
         self.positions.register(record.position)
@@ -198,9 +202,9 @@ class WaitingRecords:
     def add_arrived(self, record: WaitingRecord) -> list[Arrival]:
         """Add a record that a waiting queue has delivered; return the deliveries to acknowledge.
 
-        If a record with the same position and id is known, no second record is added. The delivery
-        is then the message that was sent for this record, a message that a crash has left in the
-        same queue, or a message in the waiting queue of another generation.
+        If a record with the same position and id is known, no second record is added: the delivery
+        is a message of the known record. Most often, this is the message that was sent when the
+        record began to wait or failed again.
 
         Args:
             record: the record, with its delivery.
@@ -315,7 +319,8 @@ class WaitingRecords:
                 if must_be_alone:
                     return records
             if not key_records[0].is_taken:
-                # The first record of this key must be taken alone, and others were taken already.
+                # The first record of this key must be handled alone, but records of other keys were
+                # taken already. It is taken at a later call.
                 self._add_head(key_records)
                 break
         return records
@@ -357,8 +362,8 @@ class WaitingRecords:
 
         Returns:
             The deliveries to acknowledge in addition to the delivery that the handler had; often
-            none. They are superfluous messages of the record, which the waiting queue has delivered
-            while the handler had the record.
+            none. They belong to messages of the record that arrived while the handler had the
+            record, and are no longer needed.
 
         """
         record.attempt = record.attempt + 1 if due_at < math.inf else DEAD_LETTER_ATTEMPT
@@ -367,9 +372,9 @@ class WaitingRecords:
         for each in [*record.with_copies()][1:]:
             if each.queue == record.queue:
                 record.without_message(each)
-                # If the record has become a dead letter, its next message blocks the key. A message
-                # of an attempt is older, but replace_arrival() would keep it: DEAD_LETTER_ATTEMPT
-                # is lower than the number of any attempt.
+                # replace_arrival() keeps the message with the higher attempt. But a dead letter has
+                # the lowest number, DEAD_LETTER_ATTEMPT. So if the record has become a dead letter,
+                # a message for an attempt, which is older, must not be passed to it.
                 can_be_next = each.is_dead_letter == record.is_dead_letter
                 replaced.append(record.replace_arrival(each) if can_be_next else each.arrival)
         if record.arrival is not None:
