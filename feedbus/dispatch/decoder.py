@@ -68,7 +68,8 @@ class Decoder:
         self._order_decisions = order_decisions
         self._order = Order.of(consumer.queue)
         # Whether the decision on an invalid record is made late, when the earlier records of its
-        # key have been handled. If it is made at once, its dead letter blocks these records, too.
+        # key have been handled. If the decision were made at once, the dead letter would also block
+        # these earlier records.
         self._decides_in_order = order_decisions is not None and consumer.queue.block_on_dead
         self._wrapped_handlers = wrapped_handlers
         self._codecs = Codecs.of(topology)

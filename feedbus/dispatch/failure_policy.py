@@ -54,12 +54,11 @@ class Decision:
     acknowledged.
 
     Attributes:
-        verdict: "retry", "drop", or "wait" if the record was not handled, because earlier
-            records of its key wait. Three verdicts mean that the record becomes a dead letter:
-            "reject" (an exception such as Reject forbids a retry, or no handler is
-            declared for the record), "invalid" (the record is not valid or cannot be decoded) and
-            "dead_letter" (the last attempt has failed, the message has expired, or the
-            `delivery_limit` was reached).
+        verdict: "retry"; "drop"; or "wait" if the record was not handled, because earlier records
+            of its key wait. With three verdicts, the record becomes a dead letter: "reject" (an
+            exception such as Reject forbids a retry, or no handler is declared for the record),
+            "invalid" (the record is not valid or cannot be decoded) and "dead_letter" (the last
+            attempt has failed, the message has expired, or `delivery_limit` was reached).
         message: the dead letter; or the message of a record that is tried again or must wait; or
             None if nothing is sent.
         delay_milliseconds: if the record is tried again on a queue with `order_by`, the shortest

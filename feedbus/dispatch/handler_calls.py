@@ -27,7 +27,7 @@ events = EventLog(__name__)
 
 
 class HandlerCalls:
-    """Calls the handlers of one consumer, each in the thread of its caller.
+    """Calls the handlers of one consumer, in the thread that calls the method.
 
     The dispatch of a consumer has one HandlerCalls object. With `concurrency` above 1, several
     threads use it.
@@ -110,8 +110,8 @@ class HandlerCalls:
         """Return the exception that decides what happens with the records of a failed call.
 
         The result is usually `error`. If the handler itself has ended the connection to the store,
-        the result is a ConnectionClosed. The result is logged, except Drop, Reject, Retry, and the
-        exceptions after which records wait.
+        the result is a ConnectionClosed. The result is logged, unless it is Drop, Reject, Retry or
+        EarlierRecordWaits.
 
         Each module that calls handlers passes the exception of a failed call to this method.
 
@@ -168,9 +168,9 @@ class HandlerCalls:
 
         Raises:
             FailedRecordsOvertaken: later records of a batch have overtaken a failed record.
-            BaseException: an exception of the handler or the store. Nothing was committed. But if
-                the connection to the store was lost during the commit, the transaction may have
-                been committed.
+            BaseException: an exception of the handler or the store. If the connection to the store
+                was lost during the commit, the transaction may have been committed. In all other
+                cases, nothing was committed.
 
         """
         store, queue = self._store, self._consumer.queue
@@ -206,7 +206,7 @@ class HandlerCalls:
 
         Args:
             wrapped: the handler, with the middleware.
-            records: the records. On a queue with `once = true`, they are the new records.
+            records: the records. With `once = true`, none of them was handled before.
             publications: gets the messages.
             session: the session of the store for the handler; None if there is none.
 

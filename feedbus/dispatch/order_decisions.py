@@ -142,11 +142,11 @@ class OrderDecisions:
         queue, message_id = waiting.queue_of(delivery), decoded.pack.ids[row]
         key = self._order.waiting_key(delivery, decoded.pack, row)
         dead_letter = self._records.find_dead_letter(key, message_id)
-        # The record is a repetition, which is also in the waiting queue, if the broker delivers it
-        # again, and a record with its id waited when the consumer began to read. (An id that
-        # feedbus has derived from the content is no proof, because other messages can have it.)
-        # A requeued dead letter that blocks its key is never a repetition. If a waiting record has
-        # the same id, a publisher has sent two messages with this id, and both must be handled.
+        # If the broker delivers a record again, and a record with its id waited when the consumer
+        # began to read, the record is a repetition: it is also in the waiting queue. This needs an
+        # id that the publisher gave, because equal messages have the same derived id. A requeued
+        # dead letter that blocks its key is never a repetition. If a waiting record has the same
+        # id, a publisher has sent two messages with this id, and both must be handled.
         if (
             delivery.redelivered
             and decoded.has_own_ids

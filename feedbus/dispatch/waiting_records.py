@@ -132,11 +132,11 @@ class WaitingRecords:
         return None
 
     def is_sending_dead_letter(self, message_id: str, queue: str) -> bool:
-        """Whether a dead letter has begun to block its key, but its message has not arrived yet.
+        """Whether a dead letter already blocks its key, but its blocking message has not arrived.
 
-        The message is sent to the waiting queue, which then delivers it. If an operator drops the
-        dead letter at once, the request to release its key can arrive before this message. Then the
-        request is kept until the message has arrived.
+        The blocking message is sent to the waiting queue, which then delivers it. If an operator
+        drops the dead letter at once, the request to release its key can arrive before the blocking
+        message. Then the request is kept until the blocking message has arrived.
 
         Args:
             message_id: the id of the dead letter; "" stands for any id.
@@ -320,7 +320,7 @@ class WaitingRecords:
                     return records
             if not key_records[0].is_taken:
                 # The first record of this key must be handled alone, but records of other keys were
-                # taken already. It is taken at a later call.
+                # taken already. So this record is taken at a later call.
                 self._add_head(key_records)
                 break
         return records
@@ -374,7 +374,7 @@ class WaitingRecords:
                 record.without_message(each)
                 # replace_arrival() keeps the message with the higher attempt. But a dead letter has
                 # the lowest number, DEAD_LETTER_ATTEMPT. So if the record has become a dead letter,
-                # a message for an attempt, which is older, must not be passed to it.
+                # a message for an attempt, which is older, must not be passed to replace_arrival().
                 can_be_next = each.is_dead_letter == record.is_dead_letter
                 replaced.append(record.replace_arrival(each) if can_be_next else each.arrival)
         if record.arrival is not None:
