@@ -4,16 +4,18 @@ A draining generation is an earlier one whose queues are not all deleted yet.
 
 The state is one message, and the broker keeps two copies of it. Consumers and publishers read the
 copy in the readers' queue. A reader takes the message out of this queue for a moment. If another
-reader finds no message meanwhile, it tries again. A reader may also find an older state. An older
-state is harmless: a consumer finds that old queues are already deleted, and reads the state again
-when it receives a fence. A publisher gets packs back, and sends their records as single messages.
+reader finds no message meanwhile, it tries again. While the state changes, a reader can get an
+older state. This is harmless. A consumer finds that old queues are already deleted, and reads the
+state again when it receives a fence (a message that marks the end of an old queue). A publisher
+makes packs for old queues. The broker returns these packs, and the publisher sends their records as
+single messages.
 
 A process that changes the state needs the latest state, so it reads the other copy, in the ledger.
 Meanwhile it holds the *topology's lock*, a lock on the broker that only one process can hold at a
 time.
 
-If another program has put a message of its own into the readers' queue, readers also use the ledger
-and the lock.
+If another program has published to the readers' queue, and no state is left in the queue, readers
+use the ledger and the lock, too.
 """
 
 from __future__ import annotations
@@ -40,17 +42,17 @@ from feedbus.wire.constants import JSON
 events = EventLog(__name__)
 
 READ_ATTEMPTS = 100  # how often a reader looks for the message
-# Fewer attempts are enough for two functions. read_locked() is called under the topology's lock, so
-# usually no other process has taken the message of the ledger. If read() returns None, its caller
-# calls it again.
+# The number of attempts in two functions. In read_locked(), few attempts are enough: the caller
+# holds the topology's lock, so usually no other process has taken the message of the ledger. In
+# read(), they are enough because the caller continues without the state.
 FEW_ATTEMPTS = 10
 READ_PAUSE_SECONDS = 0.03  # between two attempts
 # The limit of messages in the readers' queue and in the ledger. With a limit of 1, a quorum queue
-# could delete the newest state, in this case: a reader takes the old state, another process writes
-# a newer state, and a second reader takes the newer state. The second reader requeues the newer
-# state, and then the first reader requeues the old state. A quorum queue keeps requeued messages in
-# the order in which they were requeued. It then has two messages, and deletes the first one: the
-# newer state.
+# could delete the newest state. Example:
+# - A reader takes the old state. Another process writes the new state. A second reader takes it.
+# - The second reader requeues the new state. Then the first reader requeues the old state.
+# - A quorum queue puts requeued messages behind each other. So the new state is now in front of the
+#   old state. The limit is exceeded, and the queue deletes the message in front: the new state.
 MAX_STATES = 100
 
 
@@ -58,11 +60,11 @@ MAX_STATES = 100
 class RingState:
     """The state of an exchange's ring, as a message on the broker contains it.
 
-    Processes read it when they connect. Each change of the rings writes another state.
+    Processes read the state when they connect. Each change of the state writes a new message.
 
     Attributes:
-        current: the newest generation. When the switch to this generation is complete, the entry
-            sends all messages to its ring.
+        current: the newest generation. When the switch to this generation is complete, all new
+            messages are routed to its ring.
         draining: earlier generations whose queues are not all deleted yet, the oldest first.
         switch_complete: whether the switch to the current generation is complete. Until then, the
             last generation of `draining` may still get messages.
@@ -71,8 +73,8 @@ class RingState:
             again, in another order than feedbus. Then keys reach shards that do not own them.
         source: the topology file that declares the current ring, and its host. If several hosts
             have such files, it is the newest of the files. None if it is not known.
-        replaced: digests of replaced rings. A digest does not depend on the number of the
-            generation. So feedbus recognises a topology file that would return to a replaced ring
+        replaced: the rings that were replaced, as digests of their shards and arguments. From
+            these, feedbus recognises an older topology file, which would return to a replaced ring
             (older_topology_files.py).
         disordered_draining: the numbers of the draining generations whose rings are disordered.
 
@@ -91,17 +93,18 @@ class RingState:
     def pack_generation(self) -> Generation:
         """The generation for which publishers make packs.
 
-        Until the switch to the current generation is complete, it is the generation before the
-        current one. If publishers already made packs for the current generation, the order could be
-        lost: the current generation is connected at an unknown moment of the switch. The broker
-        would return the packs that arrive before that moment, and route the later packs. Then
-        records of the returned packs would come after later records of their keys.
+        During a switch, it is the generation before the current one. The switch disconnects this
+        generation once, and does not connect it again. So when the broker has returned one of its
+        packs, the broker returns all later ones, too. The publisher sends the records of the
+        returned packs as single messages, in their order.
 
-        The earlier generation is disconnected once, and is not connected again. When the broker has
-        returned a pack for the earlier generation, it returns all later packs for it, too. The
-        publisher sends the records of returned packs in order to the entry. During the first
-        switch, there is no earlier generation. So the packs are for a generation that is never on
-        the broker, and the broker returns all of them.
+        If publishers made packs for the current generation during the switch, the order could be
+        lost. The broker would return the packs that arrive before the generation is connected, and
+        route the later packs. Then the records of the returned packs would come after later records
+        of their keys.
+
+        During the first switch of an exchange, there is no generation before the current one. So
+        the packs are for a generation that is never on the broker, and all of them are returned.
         """
         if self.switch_complete:
             return self.current
@@ -128,9 +131,9 @@ def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
         topology: the topology.
 
     Raises:
-        UsageError: two conditions are true: the readers' queue of a ring has only messages that
-            feedbus did not write; the ledger has no state, or another process holds the topology's
-            lock for too long.
+        UsageError: the readers' queue of a ring has only messages that feedbus did not write, and
+            the state cannot be read from the ledger instead: the ledger has no state, or another
+            process holds the topology's lock for too long.
 
     """
     names = Names(topology)
@@ -157,8 +160,8 @@ def exact_states(connection: Connection, topology: Topology) -> dict[str, RingSt
         topology: the topology.
 
     Raises:
-        UsageError: another process holds the lock for too long; or one of the two queues of a ring
-            has a message that feedbus did not write, and neither of them has a state.
+        UsageError: another process holds the lock for too long; or the ledger or the readers' queue
+            of a ring has a message that feedbus did not write, and neither of them has a state.
 
     """
     found = states(connection, topology)
@@ -179,8 +182,8 @@ def exact_states(connection: Connection, topology: Topology) -> dict[str, RingSt
 def read(channel: Channel, topology: Topology, exchange: str) -> RingState | None:
     """Return the state of an exchange's ring, without the topology's lock; None if none was found.
 
-    The state is read from the readers' queue, `….generations`. The queue has no message if the
-    broker has no generation of the exchange yet, or while another reader has taken the message.
+    The state is read from the readers' queue. This queue has no message before the first switch of
+    the exchange, and while another reader has taken the message.
 
     Args:
         channel: a channel to the broker.
@@ -193,10 +196,10 @@ def read(channel: Channel, topology: Topology, exchange: str) -> RingState | Non
 
 
 def read_locked(channel: Channel, topology: Topology, exchange: str) -> RingState | None:
-    """Return the state of an exchange; None if the broker has no generation of the exchange yet.
+    """Return the state of an exchange's ring; None if the exchange has no ring on the broker yet.
 
-    The caller holds the topology's lock. The state is read from the ledger, a second copy of the
-    state. If the ledger has none, it is read from the readers' queue.
+    The caller holds the topology's lock. The state is read from the ledger. If the ledger has no
+    state, it is read from the readers' queue.
 
     Args:
         channel: a channel to the broker.
@@ -204,8 +207,8 @@ def read_locked(channel: Channel, topology: Topology, exchange: str) -> RingStat
         exchange: the name of the exchange in topology.toml.
 
     Raises:
-        UsageError: one of the two queues has a message that feedbus did not write, and neither of
-            them has a state.
+        UsageError: the ledger or the readers' queue has a message that feedbus did not write, and
+            neither of them has a state.
 
     """
     names = Names(topology)
@@ -257,9 +260,7 @@ def read_all_locked(channel: Channel, topology: Topology) -> dict[str, RingState
 def declare(channel: Channel, topology: Topology, exchange: str) -> None:
     """Declare the queues that keep the state of an exchange: the readers' queue and the ledger.
 
-    The ledger is a second copy for processes that change the state. Existing queues stay unchanged.
-
-    switch_ring() calls this before it writes the state.
+    Existing queues stay unchanged. switch_ring() calls this before it writes the state.
 
     Args:
         channel: a channel to the broker.
@@ -275,8 +276,8 @@ def declare(channel: Channel, topology: Topology, exchange: str) -> None:
 def repair(channel: Channel, names: Names, state: RingState) -> None:
     """Write the state again if the readers' queue does not contain it.
 
-    An interrupted write can have left only the ledger, the second copy, up to date. switch_ring()
-    and the consumers of old queues call this.
+    write() writes to the ledger first. If it was interrupted, only the ledger has the new state.
+    switch_ring() and the consumers of old queues call this.
 
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.
@@ -296,9 +297,8 @@ def repair(channel: Channel, names: Names, state: RingState) -> None:
 def write(channel: Channel, names: Names, state: RingState) -> RingState:
     """Write a state with the next serial number to both queues, and return the written state.
 
-    The two queues are the ledger and, after it, the readers' queue. Older states are deleted last.
-
-    It is called for each change of the state. The caller holds the topology's lock.
+    The state is written to the ledger first, then to the readers' queue. Then the older states are
+    deleted from both. The caller holds the topology's lock.
 
     Args:
         channel: a channel to the broker.
@@ -306,7 +306,7 @@ def write(channel: Channel, names: Names, state: RingState) -> RingState:
         state: the state to write, with the serial number of the state that it replaces.
 
     Raises:
-        BrokerOutage: another program has deleted one of the queues meanwhile.
+        BrokerOutage: another program has deleted one of the queues during this call.
 
     """
     written = replace(state, serial=state.serial + 1)
@@ -342,7 +342,8 @@ def write(channel: Channel, names: Names, state: RingState) -> RingState:
 def _delete_replaced(channel: Channel, written: RingState, queue: str) -> None:
     """Delete older states at the front of a queue.
 
-    A state that a reader has taken now is not deleted. The next call of _read_queue() deletes it.
+    If a reader has taken an older state at this moment, the state is not deleted. A later call of
+    _read_queue() deletes it.
     """
     while (message := channel.basic_get(queue)) is not None:
         state = _decode(written.current.exchange, message.body)
@@ -380,7 +381,7 @@ def _read_either_queue(
 def _read_queue(
     channel: Channel, topology: Topology, exchange: str, queue: str, attempts: int = READ_ATTEMPTS
 ) -> RingState | None:
-    """Return the state in a queue, whose message stays there; None if no attempt finds a message.
+    """Return the newest state in a queue, and leave it there; None if no attempt finds a message.
 
     Raises:
         _DamagedError: the queue has only messages that feedbus did not write.
@@ -416,8 +417,8 @@ def _serial(found: tuple[int, RingState | None]) -> int:
 def _has_ring(channel: Channel, topology: Topology, state: RingState) -> bool:
     """Whether the current ring of a state exists on the broker.
 
-    It does not exist if another program has published the message to the queue, or if the state is
-    so old that the ring was already deleted.
+    A state without its ring is not valid. Either it is so old that its ring was already deleted, or
+    another program has published it.
     """
     return broker.exchange_exists(channel.connection, Names(topology).ring(state.current))
 
@@ -454,8 +455,8 @@ def _decode(exchange: str, body: bytes | str) -> RingState | None:
 def encode_generation(generation: Generation) -> bytes:
     """Return a generation as the body of a notice, a message that reports a change of the ring.
 
-    decode_generation() reads it. The body is JSON: the number, the members with their weights, and
-    the digest of the queue arguments, if any.
+    The body is JSON: the number of the generation, its members with their weights, and its shape if
+    it has one (a digest of arguments). decode_generation() reads the body.
 
     Args:
         generation: the generation.
