@@ -41,16 +41,19 @@ class NoRoomError(Exception):
 def append_held(
     channel: Channel, names: Names, exchange: str, generations: Sequence[Generation]
 ) -> None:
-    """Append each held message, in order, to the first of these generations with a queue for it.
+    """Append the held messages, in order, to the queues of the first of these generations.
 
-    switch_ring() calls this at the end of a switch. If no switch is needed, switch_ring() calls
-    this, too, because a slow broker may have held a message after the end of the last switch.
+    If the first generation has no queue for a message, for example because an operator has deleted
+    the queue, the message is appended to the next generation.
+
+    switch_ring() calls this at the end of a switch. It also calls this if no switch is needed: a
+    slow broker may have put a message into the queue of held messages after the last switch.
 
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.
         names: the names of the topology's objects on the broker.
         exchange: the name of the exchange in topology.toml.
-        generations: the generations, the preferred one first.
+        generations: the generations; the last one is the current one.
 
     Raises:
         NoRoomError: a queue is full. The messages that were not appended stay in the queue of held
@@ -59,12 +62,12 @@ def append_held(
 
     """
     # If a queue may be full, messages are appended one by one. So no message overtakes a message
-    # that the full queue has refused. If no queue can be full, a queue refuses messages only for a
-    # short time, for example while it has no leader. Then the publisher tries again without a time
-    # limit.
+    # that the full queue has refused. In all other cases, a queue refuses messages only for a short
+    # time, for example while it has no leader. Then they are published again until it accepts them.
     one_by_one = any(may_refuse(names.topology, generation) for generation in generations)
     # An operator may have deleted the exchange of an old ring. Such a ring is left out, because the
-    # broker closes the channel when a message is published to a missing exchange.
+    # broker closes the channel when a message is published to a missing exchange. The ring of the
+    # current generation, the last one, was declared before this call.
     existing = [
         generation
         for generation in generations
@@ -102,8 +105,8 @@ def append_held(
 def may_refuse(topology: Topology, generation: Generation) -> bool:
     """Whether a queue of a ring may refuse messages, because it is full.
 
-    A full queue refuses messages if it was declared with overflow `reject-publish`. If the result
-    is True, held messages are appended one by one, so that no message overtakes a refused one.
+    A full queue refuses messages if it was declared with overflow `reject-publish` or
+    `reject-publish-dlx`. If the arguments of the queues are not known, the result is True.
 
     Args:
         topology: the topology, which declares the current arguments of the queues.
