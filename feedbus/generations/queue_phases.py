@@ -1,4 +1,7 @@
-"""The phases of a queue, according to the objects on the broker, such as "in use" or "ending"."""
+"""The phase of a queue: whether it is in use, and if not, whether it can still get messages.
+
+A consumer that receives a fence, the message that marks the end of a queue, must know the phase.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +15,26 @@ from feedbus.generations.ring_state import RingState
 from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire.amqp_protocols import Channel, Connection
 
-# The phase of a queue, which is determined when a consumer receives a fence from it. "ending": the
-# queue gets no more messages. "switching": the queue may still get messages. "in use": the queue is
-# current, so another program has sent the fence. "removed": the topology no longer has the queue.
-# Such a queue is deleted when its messages, its retries and its waiting records are handled.
+# - "in use": the queue is current, so a fence does not end it.
+# - "switching": the queue is old, but the switch that replaced it is not complete. So the queue can
+#   still get held messages. This is also the result if the latest state of the ring cannot be read,
+#   because another process has the topology's lock.
+# - "ending": the queue is old and gets no more messages. Its consumer empties and deletes it.
+# - "removed": the topology no longer has the queue. It is deleted when its messages, its retries
+#   and its waiting records are handled.
 Phase = Literal["ending", "switching", "in use", "removed"]
 
 
 def phase_of(connection: Connection, topology: Topology, consumer: Consumer, queue: str) -> Phase:
-    """Return the phase of a consumer's queue, according to the objects on the broker.
+    """Return the phase of a consumer's queue (see Phase), read from the broker.
 
-    A consumer that receives a fence calls this.
+    A consumer calls this when it receives a fence, and before it puts a fence into an old queue.
 
     Args:
         connection: a connection to the topology's broker.
         topology: the topology.
         consumer: the consumer that reads the queue.
         queue: the name of the queue on the broker.
-
-    Returns:
-        "in use" if the queue is current, "switching" if it is old and can still get messages,
-        "ending" if it is old and gets no more messages, "removed" if the topology does not have it
-        any more.
 
     """
     names = Names(topology)
@@ -69,7 +70,7 @@ def _phase_without_mark(
                 ring_state.repair(channel, names, state)
             channel.close()
     except UsageError:
-        # Another process has the lock, perhaps for a switch. The consumer asks again later.
+        # Another process has the lock, perhaps for a switch. The consumer calls this again later.
         return "switching"
     return _phase_of(names, state, queue)
 
@@ -79,10 +80,10 @@ def generations_since(
 ) -> tuple[Generation, ...]:
     """Return the generation of a shard's old queue and all later generations, oldest first.
 
-    The caller holds the topology's lock. The result is empty if the queue is not old, or if the
-    switch that made it old is not complete.
+    The result is empty if the queue is not old, or if the switch that made it old is not complete.
 
-    It is called before the waiting records of an old queue are moved to later generations.
+    The consumer of an old queue calls this, under the topology's lock, before it moves the waiting
+    records of the queue to later generations.
 
     Args:
         channel: a channel to the broker.
