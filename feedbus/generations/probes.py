@@ -1,16 +1,19 @@
 """Prove that a queue is empty: two probes arrive from it, and no message between them.
 
-A queue must not be deleted while a message is in it, and RabbitMQ deletes a quorum queue only
-unconditionally: it implements neither if-empty nor if-unused for quorum queues. The message count
-is no proof either. If the leader of a quorum queue is unavailable, or takes longer than 250 ms to
-answer, the broker reports 0 messages and 0 consumers.
+A queue must not be deleted while a message is in it. RabbitMQ cannot check this: for quorum queues,
+it does not implement the options if-empty and if-unused of a deletion. The message count alone is
+no proof. If the leader of a quorum queue is unavailable, or takes longer than 250 ms to answer, the
+broker reports 0 messages and 0 consumers.
 
-A probe is a fence with an id that nobody can guess. The queue is first in, first out. So a probe
-that returns proves that every earlier message in the queue was delivered before it. Other messages
-may still have been on their way within the broker, for example while a quorum queue elected a
-leader. So a second probe is published `pause_seconds` after the first has returned. The queue is
-empty if all of these are true: no message arrives between the two probes; the only reader of the
-queue has settled all earlier messages; the broker's message count is 0.
+A *fence* is a message that marks the end of a queue. A *probe* is a fence with a random id, so no
+other message is mistaken for it. The queue is first in, first out. So a probe that returns proves
+that every earlier message in the queue was delivered before it. But a message can reach the queue
+late, for example if a quorum queue elected a leader meanwhile. So a second probe is published some
+time after the first has returned. The queue is empty if all of these are true:
+
+- No other message arrives between the two probes.
+- The only reader of the queue has settled all earlier messages.
+- The broker's message count is 0.
 """
 
 from __future__ import annotations
@@ -32,18 +35,17 @@ LOST_SECONDS = 5.0  # a probe that has not returned after this time counts as lo
 
 
 def fence_message(queue: str, mark: str, message_id: str = "", body: bytes = b"") -> Outgoing:
-    """Return a message that marks the end of a queue.
+    """Return a fence, a probe or a notice: they differ in their mark, their id and their body.
 
-    It is used for the fences of a switch, for probes and for notices.
+    A notice is a message in a waiting queue; it reports that the ring has changed.
 
     Args:
         queue: the name of the queue on the broker.
-        mark: the value of the header that marks the fence: the digest of the old ring if a switch
-            publishes the fence or the notice, else the name of the queue. For the queue `before` of
-            queue_replacement.py, it is the name of the replaced queue.
-        message_id: the id of a probe; "" for another fence.
-        body: the new generation if the fence is a notice, else empty. A notice is a fence in a
-            waiting queue; it reports that the ring has changed.
+        mark: the value of the header that all these messages have. After a switch, it is the digest
+            of the old ring. For a probe, and for a fence without a switch, it is the name of the
+            queue, or of the queue that was replaced (queue_replacement.py).
+        message_id: the id of a probe; else "".
+        body: the new generation for a notice; else empty.
 
     """
     return Outgoing(
@@ -52,13 +54,13 @@ def fence_message(queue: str, mark: str, message_id: str = "", body: bytes = b""
 
 
 class Probes:
-    """The probes in one queue; they prove that the queue is empty or was read completely.
+    """The probes in one queue, and what they have proved.
 
-    A probe is a fence with an id that nobody can guess. The queue has only one reader, which
-    settles in order. The object is used as long as the subscription of this reader.
+    The queue has only one reader. The object is used as long as the subscription of this reader.
 
-    A full queue may refuse a probe until the reader has settled messages. So the reader must not
-    wait for room: it continues to read, and puts a fence later.
+    A full queue may refuse a probe until the reader has settled messages. So the reader does not
+    wait for room: it continues to read, and puts a fence into the queue later. When the reader
+    receives this fence, it publishes a probe again.
     """
 
     def __init__(
@@ -69,10 +71,9 @@ class Probes:
         Args:
             channel: any channel of the connection that reads the queue.
             queue: the name of the queue on the broker.
-            pause_seconds: the pause before the second probe, from broker.in_flight_seconds(): how
-                long a message that the broker has routed can take to arrive in its queue.
-            fence_needed: whether a fence has to be put into the queue, because the queue may have
-                none.
+            pause_seconds: the pause before the second probe. It is the longest time that a routed
+                message needs to arrive in its queue (broker.in_flight_seconds()).
+            fence_needed: whether the queue may have no fence, so that the reader puts one into it.
 
         """
         self._channel = channel
@@ -97,10 +98,7 @@ class Probes:
 
     @property
     def is_fence_due(self) -> bool:
-        """Whether to publish a fence now, because the queue may have none.
-
-        The reader asks this often.
-        """
+        """Whether to publish a fence now, because the queue may have none; called often."""
         return self.fence_needed and self._clock.monotonic() > self._put_at + FULL_SECONDS
 
     @property
@@ -135,8 +133,8 @@ class Probes:
     def put_fence(self) -> None:
         """Publish a fence to a queue that may have none, for example because it was full.
 
-        The fence is not a probe: it has no id. A consumer that receives it finds out whether the
-        queue is old and gets no more messages.
+        The fence is not a probe: it has no id. When the reader receives the fence, it publishes the
+        first probe, if the queue is old and gets no more messages.
 
         Raises:
             Outage: the broker does not confirm the fence.
@@ -170,7 +168,10 @@ class Probes:
         return True
 
     def abandon(self) -> None:
-        """Forget the pending probe and the proof, because the queue is in use again."""
+        """Forget the pending probe and the proof, because the queue is in use again.
+
+        The queue had been removed from the topology, and was added to the topology again.
+        """
         self._pending_id = ""
         self._returned = 0
 
@@ -185,8 +186,8 @@ class Probes:
 def delete_empty_queue(channel: Channel, queue: str) -> None:
     """Delete a queue that was proved to be empty; log messages that it had in spite of the proof.
 
-    These messages are not from feedbus, which publishes nothing to such a queue any more. A program
-    has published them directly to the queue, between the proof and the deletion.
+    Such messages are not from feedbus, because feedbus publishes nothing to the queue any more.
+    Another program has published them directly to the queue, between the proof and the deletion.
 
     Args:
         channel: a channel to the broker.
