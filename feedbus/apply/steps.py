@@ -1,4 +1,8 @@
-"""The steps of `feedbus apply`: declare, switch the rings, change the processes, drain, delete."""
+"""The steps of `feedbus apply`, in the function apply().
+
+They are: declare new objects, switch the rings, change the processes, wait until the consumers have
+emptied old queues, and delete objects that the topology no longer has.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +35,9 @@ from feedbus.process.slots import run_folder
 from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Channel, Connection
 
-# Exchanges with these roles are needed until the last message is handled. So _unbind() does not
-# delete them, and keeps the bindings of queues to them.
+# Before a queue is deleted, _unbind() removes its bindings, and deletes exchanges without a use. It
+# leaves out exchanges with these roles, and bindings to them: they are needed until the last
+# message of the queue is handled.
 NEEDED_TO_THE_END = {
     *(Role.GENERATION, Role.HELD, Role.GATE_HELD),
     *(Role.BEFORE, Role.RETRY, Role.REMOVED),
@@ -42,9 +47,8 @@ NEEDED_TO_THE_END = {
 class Supervisor(Protocol):
     """The methods of the supervisor that apply() calls.
 
-    `feedbus apply` passes an object that sends these requests to the supervisor, the process that
-    starts and stops the consumers. For each consumer, the supervisor has one object for the
-    processes of the consumer, the *watcher*.
+    The supervisor is the process that starts and stops the consumers. `feedbus apply` passes an
+    object that sends requests to the supervisor.
     """
 
     def pause(self, consumers: tuple[str, ...]) -> None:
@@ -58,7 +62,7 @@ class Supervisor(Protocol):
         """
 
     def change_topology(self) -> None:
-        """Change to the new topology: add watchers, and restart the watchers that differ.
+        """Start new consumers, and restart consumers whose settings have changed.
 
         A consumer that is not in the new topology continues to run, so that it empties its queue.
         finish() ends such consumers.
@@ -133,8 +137,9 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
             object that has to change; another host's file is newer.
 
     """
-    # apply() waits until the consumers have emptied these queues, and the retry queues of these
-    # queues. It does not wait for a queue that is deleted with its messages: nobody needs them.
+    # apply() waits until the consumers have emptied these queues and their retry queues. It does
+    # not wait for a queue that --delete-nonempty names, because this queue is deleted with its
+    # messages.
     emptied = [queue for queue in plan.work.queues_to_empty if queue not in plan.work.nonempty]
     with (
         broker.connect(topology) as connection,
@@ -142,9 +147,9 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     ):
         _refuse(connection, topology, plan)
         exit_after_step("planned")
-        # The first call of change() declares the objects. It puts one item into this list: the
-        # states of the rings before the declaration. If a queue is full during the switch, change()
-        # is called again. Then change() finds the item, and only continues the switch.
+        # If a queue is full during the switch, repeat_while_full() calls change() again. Only the
+        # first call declares the objects. It puts one item into this list: the states of the rings
+        # before the declaration. The later calls find the item, and only continue the switch.
         states_before: list[dict[str, RingState]] = []
 
         def change(channel: Channel) -> list[RingState]:
@@ -181,10 +186,13 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
 
 
 def _refuse(connection: Connection, topology: Topology, plan: Plan) -> None:
-    """Raise a UsageError if a change of the plan is dangerous (Change in plan/changes.py)."""
+    """Raise a UsageError if a change of the plan is dangerous.
+
+    A dangerous change loses messages, or deletes a queue from which another program consumes.
+    """
     used = wait_for_consumers_to_leave(connection, broker.clock(topology), plan.work.used_by_others)
-    # The broker also counts consumers of lost connections for a while. If these were the only other
-    # consumers of a queue, the queue is free: it can be deleted if it is empty.
+    # For a while, the broker also counts consumers whose connection is lost. A queue is free if it
+    # had no other consumers than these. Then only messages in the queue are a danger.
     free = {*plan.work.used_by_others} - {*used}
     dangers = [one for one in plan.dangers if one.messages or one.name not in free]
     if dangers:
