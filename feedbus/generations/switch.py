@@ -7,8 +7,8 @@ The steps of the switch are in docs/internals/resharding.md.
 The *state* of a ring says which generation is current, and which old ones still have queues. The
 state is one message, and the broker keeps two copies of this message (ring_state.py). Consumers and
 publishers read the copy in the readers' queue. Processes that change the state read the copy in the
-ledger. The state also contains its *source*: which topology file has declared the current ring, and
-on which host. So a host with an older file can see that it must not replace this ring.
+ledger. The state also says which topology file has declared the current ring, and on which host. So
+a host with an older file can see that it must not replace this ring.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def switch_ring(
             RingState(wanted_generation, switch_complete=False), topology
         )
     elif same_ring(state.current, wanted_generation) and not state.disordered:
-        # Queues of the ring that an operator has deleted are declared again.
+        # An operator may have deleted queues of the ring. They are declared again.
         broker.declare_ring(channel, names, state.current)
         earlier_state, state = state, older_topology_files.with_newer_source(state, topology)
         if state != earlier_state:
@@ -102,9 +102,10 @@ def switch_ring(
             disordered=False,
             disordered_draining=(*state.disordered_draining, *disordered),
         )
-    # declare_ring() declares the new queues, and waits for the time that the broker needs to write
-    # queues to its disk. The readers' queue and the ledger are declared before. So after the wait,
-    # these two queues are on the disk, too.
+    # A new quorum queue can lose confirmed messages if the broker is killed before the queue is on
+    # its disk. So declare_ring() waits, after it has declared the new queues, for the time that the
+    # broker needs to write them to its disk. The readers' queue and the ledger are declared before,
+    # so this wait is enough for them, too.
     ring_state.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
     exit_after_step("declared")
@@ -127,8 +128,9 @@ def _carry_out(channel: Channel, names: Names, state: RingState) -> RingState:
         # The broker may already have routed a message to an old queue, and the message arrives
         # there only a moment later. The held messages must come after this message.
         channel.connection.clock.sleep(broker.in_flight_seconds(names.topology))
-    # The held messages go to the newest old ring. Consumers do not delete its queues before the
-    # switch is complete. If an operator has deleted them, the held messages go to the new ring.
+    # The held messages go to the old ring that this switch replaces. Consumers do not delete its
+    # queues before the switch is complete. If an operator has deleted a queue, its held messages go
+    # to the new ring.
     generations = (*state.draining[-1:], state.current)
     append_held(channel, names, state.current.exchange, generations)
     if state.draining:
@@ -146,10 +148,9 @@ def next_generation(state: RingState, wanted: Generation) -> Generation:
         wanted: the generation that the topology declares; its number is replaced.
 
     """
-    # No two generations of an exchange have the same number. The digest of a generation is a hash
-    # of its number and its shards. Packs are routed by keys that contain this digest. So a pack
-    # that arrives late cannot reach the queues of a later generation, even if that generation has
-    # the same shards.
+    # Each generation of an exchange has a number of its own. So a pack that arrives late cannot
+    # reach the queues of a later generation, even if that generation has the same shards: the
+    # routing key of a pack contains the digest of its generation, which depends on the number.
     return replace(wanted, number=state.current.number + 1)
 
 
@@ -169,10 +170,10 @@ def same_ring(one: Generation, other: Generation) -> bool:
 def exit_after_step(name: str) -> None:
     """End the process, as a crash would, if the variable FEEDBUS_EXIT_AT names this step.
 
-    Tests of interrupted switches set the variable.
+    Tests of interruptions set the variable.
 
     Args:
-        name: the name of the step of the switch that has just been done.
+        name: the name of the step that has just been done.
 
     """
     if os.environ.get(EXIT_AT) == name:
@@ -203,10 +204,10 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
         remaining = tuple(old for old in state.draining if old != generation)
         disordered = (each for each in state.disordered_draining if each != generation.number)
         state = replace(state, draining=remaining, disordered_draining=tuple(disordered))
-    # The state is written even if the ledger has this state already. write() writes the ledger
-    # first, and then the readers' queue. If an earlier call was killed between these steps, the
-    # readers' queue still has the earlier state. A consumer reads the earlier state, and calls this
-    # function again. This call must then write the readers' queue.
+    # The state is written even if the ledger no longer contains the generation. write() writes to
+    # the ledger first, and then to the readers' queue. If an earlier call was killed between these
+    # steps, consumers still find the generation in the readers' queue, and call this function
+    # again. Then this call must write to the readers' queue.
     ring_state.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
 
@@ -233,8 +234,8 @@ def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
 def _delete_control_messages(channel: Channel, queue: str) -> bool:
     """Delete the messages at the front of a waiting queue, up to the first record.
 
-    Two kinds of messages are deleted: notices (they have the header of a fence), and the messages
-    by which `feedbus dead drop` releases keys (`block_on_dead`). The queue has no consumer.
+    Two kinds of messages are deleted: notices, and the messages by which `feedbus dead drop`
+    releases keys (`block_on_dead`). The queue has no consumer.
 
     Returns:
         True if the queue is empty now; False if it has a record.
