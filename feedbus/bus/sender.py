@@ -1,14 +1,12 @@
 """Send messages to the broker; a pack for an old generation is sent again as plain messages.
 
-A generation is a ring with its queues. If another process replaces the ring, the queues of the old
-generation do not receive packs any more. So the broker returns a pack that was made for the old
-generation.
+A generation is a ring with its queues. A switch to a new generation unbinds the queues of the old
+generation. From then on, the broker returns packs for the old generation, and the sender sends
+their records as plain messages.
 
-Until a switch is complete, buses make packs for the old generation, and not for the new one: the
-new queues are bound during the switch, so the broker would return the first packs for them, and
-accept later ones. Then keys would not stay in order. During the first switch of a ring, there is no
-old generation. Then buses make packs for a generation that is never on the broker, so the broker
-returns all packs.
+Until the switch is complete, buses make packs for the old generation. If they made packs for the
+new one, the broker would return a pack before the new queues are bound, and accept later packs.
+These could overtake the records of the returned pack. See RingState.pack_generation.
 """
 
 from __future__ import annotations
@@ -68,8 +66,8 @@ class Sender:
         Args:
             topology: the topology with the URL of the broker.
             metrics: counts the records.
-            timeout_seconds: how long to wait for the confirms of a window of messages. A window is
-                up to 1,000 messages that are sent before one wait.
+            timeout_seconds: how long to wait for the confirms of a window: up to 1,000 messages
+                that are sent together.
             blocked_seconds: how long an alarm of the broker may block the sender. If the alarm
                 lasts longer, send() raises BrokerOutage.
             nacked_seconds: for how long a message is sent again and again if its queue is full, or
@@ -142,8 +140,8 @@ class Sender:
     def channel(self) -> Channel:
         """Return a channel for declarations that must precede a send.
 
-        For example, this channel declares the exchange through which dead letters are requeued. The
-        sender closes the channel together with its connection.
+        Example: before dead letters are requeued, an exchange for them is declared. The channel is
+        closed together with the connection of the sender.
 
         Raises:
             BrokerOutage: the broker is unavailable.
@@ -155,7 +153,7 @@ class Sender:
     def close(self) -> None:
         """Close the connection when the consumer or the bus ends; a later send connects again."""
         if self._alarm.is_active:
-            self.drop()  # the broker does not read from the connection, so it answers no handshake
+            self.drop()  # during an alarm, the broker does not answer AMQP's close handshake
         connection, self._connection, self._publisher = self._connection, None, None
         if connection is not None:
             broker.close(connection)
@@ -163,9 +161,8 @@ class Sender:
     def drop(self) -> None:
         """Close a connection that may be lost, without AMQP's close handshake.
 
-        The next send connects again. The broker may have stored messages that it has not confirmed.
-
-        It is called after an outage of the consumer's connection, for example.
+        The next send connects again. Example: when a consumer has lost its connection for reading,
+        the connection of its sender is probably lost, too.
         """
         connection, self._connection, self._publisher = self._connection, None, None
         if connection is not None:
@@ -202,7 +199,7 @@ class Sender:
         return self._connection
 
     def _declare_timer(self, messages: Sequence[Outgoing]) -> None:
-        """Declare the timer's objects for messages that are delayed."""
+        """Declare the exchanges and queues in which the delayed messages wait."""
         delayed = [message for message in messages if TIMER_TARGET in message.headers]
         if not delayed:
             return
@@ -214,10 +211,10 @@ class Sender:
 
     def _send_unpacked(self, publisher: Publisher, packs: Sequence[Outgoing]) -> list[Refusal]:
         """Read the states of the rings, and send the records of packs as plain messages."""
-        # To read a state, a process takes the message with the state out of its queue for a moment.
-        # If the connection is lost meanwhile, the broker detects this by missing heartbeats, and
-        # returns the message. The connection for publishing has no heartbeats, so the states are
-        # read on another connection.
+        # The states are read on another connection, because the connection for publishing has no
+        # heartbeats. A state is a message, which its reader takes out of a queue for a moment. If
+        # the connection is lost meanwhile, missing heartbeats show this to the broker, which then
+        # puts the message back.
         with broker.connect(self._topology) as connection:
             for state in ring_state.states(connection, self._topology).values():
                 self.encoder.use_generation(state.pack_generation)
@@ -243,9 +240,9 @@ class Sender:
 
 
 def _is_outdated_pack(refusal: Refusal) -> bool:
-    """Whether a message is a pack that the broker returned, because its queue is not bound now.
+    """Whether the broker returned a pack, because the queue of its shard is not bound now.
 
-    The result is False for a pack that no queue of an exchange without shards matches.
+    The broker can also return a pack of an exchange without shards. Such a pack is not outdated.
     """
     is_pack = refusal.message.content_type == PACK
     was_returned = refusal.outcome == "returned"
