@@ -1,7 +1,7 @@
 """Publish messages, and report for each whether the broker accepted it.
 
 feedbus uses a Publisher for every message that must not be lost: messages of programs, handlers and
-schedules, retries, dead letters, rows of the outbox, and messages that a change of a ring moves.
+schedules, retries, dead letters, rows of the outbox, and messages that a change of shards moves.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ NACKED_PAUSE_SECONDS = 0.1  # the wait before a nacked message is published agai
 # If no confirm arrives for this time, the broker is slow. Then the rest of the wait does not count
 # for the time limit of a handler; see Alarm.during_wait().
 SILENT_SECONDS = 1.0
-WOKEN_SECONDS = 0.01  # how long to sleep after a wait for confirms has ended early
+WOKEN_SECONDS = 0.01  # how long to sleep after a wait without data; see _await_confirms()
 
 
 class Publisher:
     """Publishes persistent and mandatory messages on a separate channel, and awaits their confirms.
 
-    If a queue is full, the publisher tries again for some seconds. If the broker closes the channel
-    because of one message, the publisher returns this message as refused, and publishes the others.
+    If a queue is full, the publisher tries again for nacked_seconds. If the broker closes the
+    channel because of one message, the publisher returns this message as refused, and publishes the
+    others.
     While the broker blocks publishers, the publisher waits. In a `with` block, the channel is
     closed at the end, unless an error ends the block.
 
@@ -79,8 +80,8 @@ class Publisher:
         self._nacked_seconds = nacked_seconds
         self._has_waited_long = False
         self._channel: Channel | None = connection.channel()
-        # The publisher waits on the connection of its channel, because confirms arrive only there.
-        # If that connection is lost, Kombu's `connection` can open another one.
+        # The confirms arrive on the AMQP connection of this channel. It is stored here, because
+        # Kombu's object `connection` opens another AMQP connection if the first one is lost.
         self._connection: RawConnection = self._channel.connection
         self._clock = self._connection.clock
         self._alarm = alarm or Alarm(self._clock)
@@ -164,10 +165,10 @@ class Publisher:
     def _publish(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         """Publish messages, without a second attempt after a nack; return those not accepted.
 
-        If the broker closes the channel, one of the messages without a confirm is the cause. So
-        this method publishes the messages without a confirm again, one at a time, until the broker
-        closes the channel again. The message that was published last is the cause, and is refused.
-        The method publishes the remaining messages together.
+        If the broker closes the channel, the cause is one of the messages without a confirm. To
+        find this message, the method publishes these messages again, one at a time. The message at
+        which the broker closes the channel again is the cause. The method returns it as refused,
+        and publishes the messages after it together.
         """
         refusals: list[Refusal] = []
         remaining, one_at_a_time = messages, False
@@ -189,8 +190,8 @@ class Publisher:
         """Publish until the broker closes the channel, or has answered every message.
 
         Returns:
-            The messages without an answer, and why the broker closed the channel; () and "" if it
-            has answered every message.
+            The messages without an answer, and why the broker closed the channel; () and "" if the
+            broker has answered every message.
 
         """
         channel = self._open_channel()
@@ -204,7 +205,7 @@ class Publisher:
         try:
             for count, message in enumerate(messages, start=1):  # noqa: B007 -- read below
                 self._publish_message(channel, message)
-                # While the broker blocks publishers, it does not read, so more data would only fill
+                # A broker that blocks publishers does not read, so more data would only fill
                 # buffers.
                 while self._alarm.is_active:
                     self._await_confirms()
@@ -257,11 +258,10 @@ class Publisher:
             if self._clock.monotonic() - now > wait_seconds / 2:
                 self._has_waited_long = True
             else:
-                # This wait has ended early, without data from the broker. The usual cause: the
-                # connection belongs to a runner that calls handlers in threads. When a call ends,
-                # the thread makes a descriptor readable, which ends every wait on the connection;
-                # see RawConnection.wake_on(). The runner makes the descriptor unreadable again, but
-                # only after this send(). The sleep prevents a busy loop.
+                # The wait ended early, without data. The sleep prevents a busy loop. Example: on a
+                # runner's connection, the end of a handler's call in a thread ends each wait, by a
+                # descriptor (see RawConnection.wake_on()). The runner reads the descriptor only
+                # after this send(), so until then each wait ends at once.
                 self._clock.sleep(WOKEN_SECONDS)
         if blocked:
             self._confirm_deadline = self._clock.monotonic() + self._timeout_seconds

@@ -15,9 +15,9 @@ class UnconfirmedMessages:
     """The messages of one channel that the broker has not answered yet, by delivery tag.
 
     A publisher makes one such object for each channel that it opens. The constructor puts the
-    channel into confirm mode. Kombu's option confirm_publish is not used: it waits after each
-    message, and accepts any confirm as the confirm of that message. This class finds the message of
-    a confirm by the delivery tag.
+    channel into confirm mode. The class finds the message of a confirm by the delivery tag. Kombu's
+    option confirm_publish does not: it waits after each message, and accepts any confirm as the
+    confirm of that message.
 
     Args:
         channel: the channel, on which nothing was published yet.
@@ -25,7 +25,8 @@ class UnconfirmedMessages:
     Attributes:
         messages_by_tag: maps delivery tags, in ascending order, to the messages without an answer.
         last_tag: the delivery tag of the last message that was published.
-        refusals: the messages that the broker did not accept.
+        refusals: the messages that the broker did not accept. The publisher empties the list before
+            it publishes.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -62,12 +63,12 @@ class UnconfirmedMessages:
     def _on_return(self, error: Exception, exchange: str, key: str, message: Any) -> None:
         """Register which message the broker returned; the confirm of the message follows.
 
-        A return does not contain the delivery tag. The broker returns messages in the order in
-        which they were published. So the search begins after the message that was returned before.
-        The method registers the first message that has the exchange, the routing key and the id of
-        the returned message. It does not matter which of several equal messages is registered. If
-        none has them, the method registers the first message without an answer: the return must not
-        be lost, because the confirm that follows would then mean that the message was accepted.
+        A return does not contain the delivery tag. So the method searches for the first message
+        that has the exchange, the routing key and the id of the returned message. The broker
+        returns messages in the order in which they were published, so the search begins after the
+        message that was returned before. If no message is found, the method registers the first
+        message without an answer. Otherwise the confirm that follows would count as an
+        acceptance of the returned message.
         """
         identity = message.properties.get("message_id") or message.body
         tag = self._find_first(
