@@ -1,9 +1,9 @@
 """Leftover rows of the outbox: committed rows whose messages were not sent.
 
-Leftover rows must be sent before later rows of the same keys, because messages of a key stay in
-order. The relay, a thread of the operations process, also sends leftover rows. A process that sends
-leftover rows holds the lock of the relay, so that no other process sends the same rows at the same
-time.
+Messages of a key must stay in order. So before a process sends new rows, it sends the leftover rows
+of the same keys. The relay, a thread of the operations process, sends all leftover rows. A process
+that sends leftover rows holds the lock of the relay, so that no other process sends the same rows
+at the same time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MIN_AGE_SECONDS = 1.0
 POLL_SECONDS = 0.05  # the time between two queries while there are such young rows
 LOCK_SECONDS = 5.0  # the time limit of the wait for the lock of the relay
 PAGE_ROWS = 1_000  # a query for the keys of the new rows reads at most this many rows
-# If so many leftover rows must be sent before the new rows, all of them are left to the relay.
+# If so many leftover rows must be sent before new rows, the new rows are left to the relay, too.
 MAX_ROWS = 10_000
 
 
@@ -57,13 +57,14 @@ class LeftoverRows:
         self._state_lock = threading.Lock()
         # The ids of the rows that senders of this process will send, by the id() of the sender.
         self._rows_by_sender: dict[int, Sequence[int]] = {}
-        # The ids of rows that senders of this process have left, each with the monotonic time of
-        # add(). They are kept for MIN_AGE_SECONDS: after that time, none of the rows is young.
+        # The monotonic time of each call of add(), with the ids of its rows. No sender sends these
+        # rows now, so hold_earlier() does not wait until they are old enough. After MIN_AGE_SECONDS
+        # they are old enough, and the entry is deleted.
         self._recently_left: deque[tuple[float, frozenset[int]]] = deque()
         # The last id of a row that may be a leftover row; 0 if there is none.
         self._last_leftover_row = 0
-        # How often leftover rows were registered. may_contain() finds by it whether another thread
-        # has registered rows during the query.
+        # How often leftover rows were registered. may_contain() compares this number before and
+        # after its query.
         self._registrations = 0
         # Whether the next may_contain() must include rows of other processes.
         self._must_query = True
@@ -93,7 +94,7 @@ class LeftoverRows:
         self._registrations += 1
 
     def register_sender(self, sender: object, rows: Sequence[int]) -> None:
-        """Register that this process will send rows itself; hold_earlier() leaves them out.
+        """Register that a sender will send rows; until remove_sender(), they are not leftover rows.
 
         Args:
             sender: an object that identifies these rows for remove_sender().
@@ -123,7 +124,7 @@ class LeftoverRows:
     def may_contain(self, first_row: int) -> bool:
         """Query the outbox; return whether it may contain leftover rows before a new row.
 
-        The result can be True although other threads of this process are sending these rows.
+        The result can also be True if other threads of this process are sending the earlier rows.
 
         Args:
             first_row: the id of the first new row that is to be sent.
@@ -138,9 +139,9 @@ class LeftoverRows:
         oldest = self._store.outbox.pending(1, up_to=last_row)
         if not oldest:
             with self._state_lock:
-                # A row that was registered during the query can have a lower id than `last_row`,
-                # because PostgreSQL can commit the lower of two ids later. The query may not have
-                # found this row.
+                # If a row was registered during the query, it may still be in the outbox, so
+                # `_last_leftover_row` is kept. This is also true for a row with a lower id than
+                # `last_row`: PostgreSQL can commit the lower of two ids after the query.
                 if self._registrations == registrations:
                     self._last_leftover_row = 0
         return bool(oldest) and oldest[0].id < first_row
@@ -182,7 +183,7 @@ class LeftoverRows:
 
     def _read_earlier(self, up_to: int, keys: Collection[Key]) -> list[OutboxRow]:
         own_ids = set().union(*list(self._rows_by_sender.values()))  # this process sends these rows
-        # With its own rows, the limit is so high that MAX_ROWS other rows are found if they exist.
+        # The limit includes the own rows, so that up to MAX_ROWS other rows are found.
         rows = self._store.outbox.pending(MAX_ROWS + len(own_ids), up_to=up_to, keys=keys)
         return [row for row in rows if row.id not in own_ids]
 
@@ -197,9 +198,9 @@ class LeftoverRows:
     def _include_rows_in_flight(self, rows: Sequence[OutboxRow]) -> bool:
         """Whether a row is so young that another process may still be sending it.
 
-        Rows that this process has left itself do not count. If the clock was set back after a row
-        was added, the age of the row can be below 0. Such a row does not count as young, because
-        the wait for its age could be long.
+        Rows that this process has given to add() are not in flight. A row can have a time in the
+        future, if the clock was set back. Such a row does not count as young, because the wait
+        could be long.
         """
         present = now(self.clock)
         young_ids = {

@@ -30,7 +30,8 @@ class RelayBus(Protocol):
     def selects_shards(self, exchange: str) -> bool:
         """Return whether the messages of an exchange are divided among shards.
 
-        True for an exchange that is not in topology.toml: so the order of its keys is kept.
+        Return True, too, for an exchange that topology.toml does not contain any more. Then the
+        relay keeps the order of its keys.
         """
 
     def publish_rows(self, rows: Sequence[OutboxRow]) -> Sequence[Exception | None]:
@@ -52,7 +53,8 @@ def options_of(row: OutboxRow, clock: Clock) -> PublishOptions:
     """Return the options with which the message of a row is published now.
 
     The time that the row was in the outbox is subtracted from the options expires and delay, which
-    are in seconds here. A delay that is over becomes None. A message that has expired keeps 1 ms.
+    are in seconds here. If the delay is over, it becomes None. If the message has expired, expires
+    becomes 1 ms, so that the broker drops the message.
 
     Args:
         row: the row of the outbox.
@@ -216,14 +218,14 @@ def _skipped_keys(
     lower id is also older. But a row with a lower id can be too young in these cases:
 
     - The clock was set back, or the clocks of hosts differ.
-    - The store needed several seconds to add the row with the higher id. The time of a row is read
-      before the store adds the row, so this row seems to be older.
+    - The store needed several seconds to add the row with the higher id. A row gets its time first,
+      and its id when the store adds the row. So another row can get a later time and a lower id.
 
     Args:
         store: the store with the outbox.
         rows: the rows of one page of publish_pending(), in the order of their ids.
-        refused_keys: the keys whose rows are not published anyway. They are not checked, because
-            the outbox can have very many of their rows.
+        refused_keys: keys whose rows are not published in any case. These keys are not checked,
+            because the outbox can have very many rows of them.
 
     """
     last_ids = {(row.exchange, row.key): row.id for row in rows}
@@ -269,9 +271,9 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
         Outage: the store or the broker is unavailable.
     """
     published, after = 0, 0
-    # The keys with an earlier row that stays in the outbox: the broker refused the row, or
-    # _skipped_keys() has found that the row is not in its page. The later rows of these keys are
-    # not published, also those of later pages.
+    # The keys whose rows are not published any more, in this page and in later pages, because an
+    # earlier row of the key stays in the outbox. Either the broker refused the earlier row, or
+    # _skipped_keys() has found it.
     refused_keys: set[Key] = set()
     while True:
         failure: Outage | None = None

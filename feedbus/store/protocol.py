@@ -60,9 +60,8 @@ class Outbox(Protocol):
             key: the routing key. An exchange with shards needs a key, because the key selects the
                 shard. The key "" is allowed: all messages with this key go to the same shard.
                 Without shards, the key is "" by default.
-            message_id: the id of the message; by default a random id. If the caller computes the id
-                from the event that causes the message, the message has the same id again if the
-                event is handled again.
+            message_id: the id of the message; by default a random id. Example: with the id
+                "receipt-17" for order 17, a receipt that is added twice has the same id both times.
             options: `headers`, `priority` (0 to 255), `expires` and `delay`. `expires` and `delay`
                 are each a number of seconds, or a text such as "30s".
 
@@ -96,14 +95,13 @@ class Outbox(Protocol):
         up_to: int | None = None,
         keys: Collection[tuple[str, str]] | None = None,
     ) -> list[OutboxRow]:
-        """Return the oldest rows, in the order in which they were added.
+        """Return the rows with the lowest ids, in the order of their ids.
 
         Args:
             limit: the largest number of rows to return.
             older_than_seconds: do not return younger rows, because the process that added them may
-                still be publishing them. There is one exception. If the clock was set back after a
-                row was added, the time of the row can be in the future, so the age is unknown. The
-                row is returned if its time is in the future by more than older_than_seconds.
+                still be publishing them. But return a row whose time is in the future by more than
+                older_than_seconds: the clock was set back, and the row must not wait for its time.
             after: only rows with a higher id.
             up_to: only rows with this id or a lower one; None for all ids.
             keys: only rows with one of these pairs of exchange and routing key; None for all rows.
@@ -153,7 +151,7 @@ class Inbox(Protocol):
     def forget(self, older_than_seconds: float, limit: int = 1_000) -> int:
         """Delete the oldest ids that are older than a given age; return how many were deleted.
 
-        The relay calls it, with the option keep_handled of [store].
+        The relay calls it. The age is the option keep_handled of [store].
 
         Args:
             older_than_seconds: the age, in seconds, above which an id is deleted.
@@ -211,8 +209,8 @@ class Store(Protocol):
 
         Only one process can hold the lock of a name. The lock is released if its holder dies.
 
-        The block may be one transaction of the store: on PostgreSQL it is. Then an error that
-        leaves the block also undoes the changes that the block has made in the store.
+        The block may be a transaction: in feedbus's stores, it is one on PostgreSQL, but not on
+        SQLite. In a transaction, an error that leaves the block undoes the block's changes.
 
         Args:
             name: the name of the lock, such as "relay.shop".

@@ -37,8 +37,8 @@ RETRY_SECONDS = 1.0  # the time between two attempts after an error
 GATHER_SECONDS = 0.05
 PRUNE_SECONDS = 60.0  # the time between two deletions of old rows of the inbox
 PRUNED_ROWS = 1_000  # rows that are deleted from the inbox in one step
-# The thread waits for this time between two steps, so that other transactions get the database's
-# lock.
+# The thread waits for this time between two steps, so that other transactions can write: in
+# SQLite, only one transaction can write at a time.
 PRUNE_PAUSE_SECONDS = 0.05
 
 
@@ -51,8 +51,8 @@ class Relay:
 
     During an outage of the broker, publish() raises no error. The rows stay in the outbox, and the
     thread publishes them when the broker answers again. Until then, publish() does not try to send
-    new rows, but leaves them in the outbox. The thread also removes published rows, many together.
-    It deletes rows of the inbox that are older than the option keep_handled of [store].
+    new rows, but leaves them in the outbox. The thread also removes published rows, many together,
+    and deletes rows of the inbox that are older than the option keep_handled of [store].
 
     Args:
         topology: the topology of the project.
@@ -229,23 +229,21 @@ class Relay:
     def _leave_out_published(self) -> Callable[[Sequence[OutboxRow]], Sequence[OutboxRow]]:
         """Return a function that leaves out rows that publish() has published or is publishing.
 
-        Otherwise, the relay's thread would publish a row again while a slow call of publish(), in
-        another thread, is publishing it. The second message could arrive after later messages of
-        its key.
+        If the relay's thread also published such a row, the second message could arrive after later
+        messages of its key.
 
-        publish_pending() reads the rows in pages, and calls the function for each page. If a call
-        of publish() is publishing rows of a key at that time, the function leaves out the rows of
-        the key in this page and in all later pages. The reason: if the call of publish() fails, its
-        rows stay in the outbox. Then later rows of the key must not be published before them.
+        publish_pending() reads the rows in pages, and calls the function for each page. If
+        publish() is publishing rows of a key at that time, in another thread, the function leaves
+        out all rows of the key in this page and in later pages. The reason: publish() can fail, and
+        leave its rows in the outbox. Then later rows of the key must not be published before them.
         """
         busy: set[Key] = set()
 
         def choose(rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
             busy.update(self._locks.in_use())
-            # publish() first adds the ids of its rows to `_published_ids`, and then releases the
-            # locks of their keys. So this function reads the locks first, and the ids afterwards.
-            # If a lock was released before the locks are read, the ids of its rows are already in
-            # `_published_ids`.
+            # The ids are read after the locks, because publish() first adds the ids of its rows to
+            # `_published_ids`, and then releases the locks of their keys. In the other order, a
+            # call of publish() that ends between the two reads would not be seen.
             published_ids = set(self._published_ids)
             return [
                 row
@@ -266,8 +264,8 @@ class Relay:
     def _prune(self) -> None:
         """Delete old rows of the inbox, at most PRUNED_ROWS in each transaction.
 
-        With larger transactions, handlers would wait long for the database's lock. If another
-        process holds the project's lock for this deletion, that process deletes the rows.
+        With larger transactions on SQLite, handlers would wait long until they can write. If
+        another process is deleting old rows of the project's inbox, this method ends at once.
         """
         while not self._stop_requested.is_set():
             with (
