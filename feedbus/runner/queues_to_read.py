@@ -1,4 +1,4 @@
-"""The queues that a run has to read: when to subscribe to each, and when to divide them again.
+"""The queues that a run has to read: when to subscribe to each, and when to determine them again.
 
 These are the consumer's own queue, and its share of the *old queues*: the queues of older
 generations of the ring. The consumers of the current ring divide the old queues among themselves.
@@ -26,9 +26,9 @@ RETRY_SECONDS = 0.1  # between two checks whether other consumers have stopped r
 class QueuesToRead:
     """The queues that one run reads at the same time, on one connection.
 
-    After each connect, the runner creates one QueuesToRead object. But if the old queues are read
-    before the own queue, it creates one object after the other, the last one for the own queue. The
-    object is true while a queue is left to read.
+    Usually, the runner creates one object after each connect. But for example with `block_on_dead`,
+    the old queues are read before the own queue. Then the runner creates one object after the
+    other, the last one for the own queue. The object is true while a queue is left to read.
     """
 
     def __init__(  # noqa: PLR0913 -- the parts of a run, each given by name
@@ -61,7 +61,8 @@ class QueuesToRead:
         self._fences = Fences(run, subscriptions)
         self._consumer_queues = consumer_queues
         self._progress = progress
-        self._has_tried = False  # whether subscribe() was called; _return_deliveries() resets it
+        # Whether subscribe() was called since the start, or since deliveries were last returned.
+        self._has_tried = False
         self._retry_at = run.clock.monotonic()  # when to try again to subscribe
         subscriptions.begin(queues, separate_generations=progress is not None)
 
@@ -69,8 +70,8 @@ class QueuesToRead:
         """Whether a queue is left to read; an old queue is left until it is deleted.
 
         If the old queues are read before the own queue, an old queue that another consumer reads
-        does not count: ConsumerQueues waits until the old queue is deleted, and checks meanwhile
-        whether the ring changes.
+        is not left to read here. After this list of queues, ConsumerQueues waits until the other
+        consumer has deleted the old queue.
         """
         if self._subscriptions.readers:
             return True
@@ -89,8 +90,9 @@ class QueuesToRead:
     def _is_retry_due(self) -> bool:
         """Whether it is time to check whether other consumers have stopped reading their queues.
 
-        If this consumer reads no queue, and tracks no old queues, the result is always True. The
-        run itself then waits between two calls of this method.
+        The result is True at most once in RETRY_SECONDS. But if this consumer reads no queue, and
+        tracks no old queues, the result is always True: then the run waits for `standby_seconds`
+        between two calls.
         """
         now = self._run.clock.monotonic()
         reads_nothing = self._progress is None and not self._subscriptions.readers
@@ -114,8 +116,8 @@ class QueuesToRead:
     def check_old_queues(self) -> None:
         """Check which old queues are deleted, and put a fence into each old queue without one.
 
-        The records that waited for a deleted queue can then be handled. The runner calls this
-        often.
+        The records that waited for a deleted queue can then be handled. An old queue can have no
+        fence, for example because it was full during the switch. The runner calls this often.
         """
         if self._progress is not None:
             self._progress.check(self._raw)
@@ -131,7 +133,8 @@ class QueuesToRead:
 
         Returns:
             True if the queues must be divided among the consumers again: the runner then connects
-            again.
+            again. Always False if this consumer tracks no old queues: then it reads until no queue
+            is left.
 
         """
         must_divide = self._fences.delete_empty_queues(self._raw, self._mode.has_unsettled_of)
@@ -152,9 +155,9 @@ class QueuesToRead:
         tags = [*subscriptions.cancelled]
         subscriptions.cancelled.clear()
         for tag in tags:
-            # If the subscription to a waiting queue was cancelled, `cancelled` contains the tag of
-            # the queue that is read with the waiting queue. So a tag can be in `cancelled` twice,
-            # or can have no reader any more.
+            # Example: the broker cancels the subscription to a queue, and the one to its waiting
+            # queue. Both add the tag of the queue to `cancelled`. At the second one, the tag has no
+            # reader any more.
             subscriptions.leave_to_others(tag)
         if had_unsettled:
             # Records that run now may have come from the waiting queues. So these records are
