@@ -2,11 +2,11 @@
 
 A waiting queue also has these messages:
 
-- a probe: a fence with a random id, which the consumer itself publishes. When the probe returns,
-  the consumer has received everything that was in the queue before;
-- a notice: it has the header of a fence, but no id. It reports that the ring has changed;
-- a request to release keys, because the dead letters that block them were dropped, for example by
-  `feedbus dead drop`.
+- a probe, which the consumer itself publishes. When the probe returns, the consumer has received
+  everything that was in the queue before. A probe has the header of a fence, and a random id;
+- a notice, which reports that the ring has changed. It has the header of a fence, but no id;
+- a request to release keys. Example: with `block_on_dead`, a dead letter blocks its key, and
+  `feedbus dead drop` drops the dead letter. Then the later records of the key may be handled.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class WaitingQueue:
     The object is used until the subscription or the connection ends.
 
     Only one consumer at a time reads the waiting queue: the broker lets one consumer be active, and
-    a consumer does not subscribe if there is another. A consumer first reads all records in the
-    waiting queue of a queue. Only then does it subscribe to the queue itself.
+    a consumer does not subscribe if there is another. Each queue of a consumer has a waiting queue.
+    The consumer first reads all records in the waiting queue, and then subscribes to the queue.
 
     A waiting queue is *ending* if its shard belongs to an older generation, and its records are to
     be moved to the waiting queues of a later generation.
@@ -52,10 +52,10 @@ class WaitingQueue:
         is_cancelled: whether the broker has cancelled the subscription.
         arrived_at: when the last message arrived, as a time of the monotonic clock.
         is_read: whether all messages have arrived that were here when the subscription began.
-        releases: the requests to release keys that have arrived and are kept, not applied at once.
-            They are kept in two cases. Until `is_read` is True, the message that blocks a key can
-            be behind the request in the queue. While `is_ending` is True, this message may already
-            have been moved to another waiting queue.
+        releases: the requests to release keys that have arrived and are not applied at once. There
+            are two cases. While `is_read` is False, the message that blocks a key can arrive later
+            than the request. While `is_ending` is True, this message may already have been moved to
+            another waiting queue.
 
     """
 
@@ -142,7 +142,7 @@ class WaitingQueue:
             # which records wait.
             waiting_queue.close()
             return None
-        deliveries.mark_complete()
+        deliveries.mark_complete()  # so that records delivered twice are recognised
         waiting_queue.is_read = True
         for request in waiting_queue.releases:
             waiting_queue.acknowledge(deliveries.add(request))
@@ -152,11 +152,10 @@ class WaitingQueue:
     def is_complete(self) -> bool:
         """Return whether all records that were moved here before the first call have arrived.
 
-        The first call marks the queue as ending. No consumer moves records to an ending queue. But
-        a record that was moved here earlier may not have been delivered yet. So the first call also
-        publishes a probe, which arrives after this record.
+        The first call marks the queue as ending, and publishes a probe. No consumer moves records
+        to an ending queue, and records that were moved here earlier arrive before the probe.
 
-        WaitingRecordMover calls this, often, before it moves the records to another shard.
+        WaitingRecordMover calls this repeatedly, before it moves the records to another shard.
         """
         if not self.is_ending:
             self.is_ending = True
@@ -167,8 +166,8 @@ class WaitingQueue:
         """Release the keys that the requests in `releases` name.
 
         The dead letters of these keys were dropped. The messages in the waiting queue that kept the
-        keys blocked are acknowledged here. The requests stay in `releases`: WaitingRecordMover
-        moves and acknowledges the requests later.
+        keys blocked are acknowledged here. The requests stay in `releases`, because such a message
+        may also be in a later waiting queue: WaitingRecordMover moves the requests there later.
 
         This method is called before the records of an ending queue are moved to other shards.
         """
@@ -214,11 +213,10 @@ class WaitingQueue:
             self.acknowledge(self.deliveries.add(message))
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge deliveries of this queue.
+        """Acknowledge deliveries of this queue, if the subscription was not cancelled.
 
         Args:
-            deliveries: deliveries of this subscription, whose records no longer wait. If the broker
-                has cancelled the subscription, the call does nothing.
+            deliveries: deliveries of this subscription, whose records no longer wait.
 
         """
         if self.is_cancelled:
@@ -230,9 +228,7 @@ class WaitingQueue:
         """Return old deliveries to the broker, which delivers them again.
 
         The broker closes the channel of a consumer that keeps a delivery for too long. Records that
-        handlers have now are not returned.
-
-        This method is called often.
+        handlers have now are not returned. WaitingQueues calls this at regular intervals.
 
         Args:
             older_than: a time of the monotonic clock, in seconds. Deliveries that arrived before it
@@ -248,7 +244,8 @@ class WaitingQueue:
     def close(self) -> None:
         """End the subscription: the waiting records return to the queue, and are forgotten here.
 
-        This method is called when the consumer stops reading the queue of these records.
+        This method is called when the consumer stops reading the queue to which this waiting queue
+        belongs.
         """
         self.is_closed = True
         self.deliveries.forget_subscription(self.tag)
