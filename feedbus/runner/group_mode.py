@@ -18,8 +18,8 @@ from feedbus.wire.amqp_protocols import RawConnection
 class GroupMode(BatchMode):
     """A mode of the runner for queues without transactions: messages are acknowledged in groups.
 
-    The messages of a group are handled one after the other, and then acknowledged together. A
-    process has one mode for its whole run.
+    A group has the messages that are handled in about 20 ms. A process whose queue has this mode
+    creates one GroupMode object for its whole run.
     """
 
     def __init__(self, run: Run, subscriptions: Subscriptions, sender: Sender) -> None:
@@ -47,11 +47,13 @@ class GroupMode(BatchMode):
         return self._group.max_deliveries
 
     def _handle_waiting(self, raw: RawConnection, deliveries: Sequence[Delivery]) -> bool:
-        """Handle a group of these waiting records; those that are not in the group wait again.
+        """Handle a group of these waiting records.
+
+        If the group ends before all of them are handled, the other records wait again.
 
         Returns:
-            False if the unsettled deliveries must be returned to the broker before its consumer
-            timeout expires.
+            False if all unsettled deliveries must be returned to the broker, because the broker's
+            consumer timeout would expire.
 
         """
         if self._run.crash_guard.is_suspected(deliveries[0].message_id):
@@ -75,17 +77,17 @@ class GroupMode(BatchMode):
     def _handle_groups(
         self, raw: RawConnection, arrived: Arrived, arrived_at: float, max_deliveries: float
     ) -> bool:
-        """Handle a group, again after each outage.
-
-        Returns:
-            False if the unsettled deliveries must be returned to the broker before its consumer
-            timeout expires.
+        """Handle and settle a group; after an outage, continue with it.
 
         Args:
             raw: the connection of the deliveries.
             arrived: the deliveries, at least one. Those of the group are removed.
             arrived_at: when the first of them arrived, as a time of the monotonic clock.
             max_deliveries: the largest number of deliveries.
+
+        Returns:
+            False if all unsettled deliveries must be returned to the broker, because the broker's
+            consumer timeout would expire.
 
         """
         while (error := self._handle_group(raw, arrived, max_deliveries)) is not None:
@@ -101,8 +103,9 @@ class GroupMode(BatchMode):
     ) -> Outage | None:
         """Handle a group and settle it; return the outage, if there was one.
 
-        After an outage, this method is called again. If the outage came from group.finish(), the
-        deliveries of the group are already handled, and only group.finish() is repeated.
+        After an outage, this method is called again. group.finish() publishes the messages of the
+        handled deliveries. If the outage came from group.finish(), the deliveries are not handled
+        again: only group.finish() is repeated.
         """
         run, group = self._run, self._group
         started = run.clock.monotonic()
@@ -118,7 +121,7 @@ class GroupMode(BatchMode):
                 min(max_deliveries, run.limits.remaining_messages),
             )
         try:
-            deliveries = group.finish()
+            deliveries = group.finish()  # also after an outage: those handled before it
         except Outage as error:
             return error
         if deliveries:
