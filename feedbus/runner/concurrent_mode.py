@@ -1,6 +1,7 @@
 """The concurrent mode: records of several keys are handled at the same time.
 
-A record *runs* while its handler is called. A delivery is settled when all its records have ended.
+A record *runs* from the start of its handler call until the call ends. A delivery is settled when
+the calls of all its records have ended.
 
 A message is *suspected* if it may have ended an earlier process (feedbus.runner.crash_guard). Such
 a message is handled while no other record runs. An old queue, which is deleted when it is empty,
@@ -43,12 +44,12 @@ class ConcurrentMode(BatchMode):
         """
         super().__init__(run, subscriptions)
         self._concurrent = concurrent
-        # Whether the records of waiting queues can start only after running records have ended.
+        # Whether the records of waiting queues can start only after running records have ended, for
+        # example because `concurrency` records run.
         self._defers_waiting_records = False
-        # If the latest handle_next() could take no delivery from the buffer, this is the number of
-        # deliveries in the buffer. A delivery can then start only after a running record has ended.
-        # If the latest handle_next() has taken deliveries, the number is 0. Then handle_next() is
-        # called again immediately.
+        # How many deliveries in the buffer can start only after a running record has ended. The
+        # number is 0 if the latest handle_next() has taken deliveries from the buffer: then
+        # handle_next() is called again immediately, if the buffer has more.
         self._blocked_deliveries = 0
         # Whether an outage has interrupted handle_next(), so that it must be called again.
         self._was_interrupted = False
@@ -136,9 +137,7 @@ class ConcurrentMode(BatchMode):
         run, concurrent = self._run, self._concurrent
         raw.take_arrived()
         can_decode = run.buffer and concurrent.has_capacity and not run.has_reached_waiting_limit()
-        # If the length of the buffer has changed since handle_next(), new deliveries have arrived.
-        # take_arrived() has read them, or they came before the answer to a request to the broker.
-        # Perhaps they can start.
+        # A delivery that has arrived since handle_next() can perhaps start.
         must_not_wait = (
             concurrent.has_ended_calls
             or self._was_interrupted
@@ -160,6 +159,7 @@ class ConcurrentMode(BatchMode):
         run.heartbeats.beat()
         has_work = bool(run.buffer or concurrent or run.seconds_until_due() <= 0)
         if not has_work:
+            # Otherwise, a wake-up for a finished record would end every later wait at once.
             concurrent.ignore_wakes()
         return has_work
 
@@ -202,7 +202,7 @@ class ConcurrentMode(BatchMode):
             run.buffer.next_delivery.consumer_tag
         ):
             is_ordinary = not self._fences.process_next(raw)
-        if not is_ordinary:
+        if not is_ordinary:  # a fence that must wait is not to delay the other lanes
             run.buffer.go_to_lane_without_fence()
         oldest_at = min(concurrent.oldest_at, run.buffer.oldest_at if run.buffer else math.inf)
         if oldest_at < math.inf and run.timeout.would_expire(oldest_at):
@@ -232,7 +232,7 @@ class ConcurrentMode(BatchMode):
         return True
 
     def _decode(self, raw: RawConnection, *, is_ordinary: bool) -> bool:
-        """Decode deliveries while more records can run.
+        """Decode deliveries while more records can run; handle suspected messages alone.
 
         Args:
             raw: the connection.
@@ -324,7 +324,9 @@ class ConcurrentMode(BatchMode):
         return outage
 
     def finish_running(self) -> None:
-        """Finish and settle the running records; the broker delivers the others again.
+        """Wait until no handler call runs, and settle the deliveries of these calls.
+
+        All other deliveries are forgotten here, and the broker delivers them again.
 
         The runner calls this when it stops reading: at the end of the run, or before the queues are
         divided again among the consumers.
@@ -335,7 +337,8 @@ class ConcurrentMode(BatchMode):
             run.heartbeats.beat()
             try:
                 with run.heartbeats.while_working():
-                    # After an outage that a handler raised, the loop still waits for other calls.
+                    # The result is an outage that a handler has raised. It is ignored, because the
+                    # results of the other calls can still be sent.
                     self._settle_ended()
             except Outage as error:
                 events.warning(
