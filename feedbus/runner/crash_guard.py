@@ -1,4 +1,4 @@
-"""A file with the messages that are in the handler, to find messages that end their process.
+"""A file with the ids of the messages that are in the handler, to find messages that end processes.
 
 The file also contains the deadline of the handler. If the handler still runs at its deadline, the
 watchdog (feedbus.process.watchdog) ends the process.
@@ -45,11 +45,11 @@ class CrashGuard:
     previous process crashed. Each of them is *suspected*: it may have ended the process. Until it
     is settled, it is handled alone. If only one message was in the handler, the crash is counted
     against this message. After `delivery_limit` such crashes, it becomes a dead letter. If several
-    messages were in the handler, the crash is counted against none of them: it is not known which
-    of them is the cause, and an operator may have killed the process.
+    messages were in the handler, it is not known which of them is the cause, so the crash is
+    counted against none of them.
 
     If the handling of a message causes the loss of the connection to the broker, this counts as a
-    crash. This file is needed because a classic queue does not count the deliveries of a message.
+    crash, too.
 
     Each consumer process has one CrashGuard object for its whole life. The file belongs to the
     *slot* of the process: its number among the processes of the consumer. The next process in the
@@ -177,11 +177,11 @@ class CrashGuard:
     def paused(self) -> Iterator[None]:
         """Do not count the time of a `with` block as time of the handler.
 
-        But if the block runs in another thread than set_messages(), the time is counted. This is
-        the case in the concurrent mode: several handlers can run at the same time, and the file has
-        one deadline for all of them.
+        In the block, a handler waits for the broker, or for the store during an outage.
 
-        The block runs while a handler waits for the broker or for the store during an outage.
+        If the block runs in another thread than set_messages(), its time is counted. This is the
+        case in the concurrent mode: several handlers can run at the same time, and the file has one
+        deadline for all of them.
         """
         if self._until is None or threading.get_ident() != self._thread:
             yield
@@ -244,9 +244,9 @@ class CrashGuard:
 
     def _write(self, until: float | None) -> None:
         """Write the messages and the deadline; None if no handler runs."""
-        # The new line overwrites the start of the old line. The rest of the old line stays behind
-        # the new one, and is ignored. Changing the size of the file twice for each batch would cost
-        # the file system much more.
+        # The new line overwrites the start of the old line. Only the first line of the file is
+        # read, so the rest of the old line can stay. To remove it would change the size of the file
+        # for each batch, which is much slower.
         self._until = until
         line = b"\n"
         if self._crashes or self._in_handler:
