@@ -1,6 +1,7 @@
 """The options of circus watchers.
 
-There is one watcher for each consumer, each table [processes.NAME], and the operations process.
+A watcher is the part of circus that starts and restarts equal processes. There is one watcher for
+each consumer, each table [processes.NAME], and the operations process.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ def watchers(topology: Topology) -> list[dict[str, Any]]:
 
 def _consumer(topology: Topology, consumer: Consumer) -> dict[str, Any]:
     run = _feedbus(topology, "run", consumer.name, "--slot", "$(circus.wid)")
-    # On a shard, a second process would break the order of each key's records. With "singleton",
-    # circus refuses `circusctl incr`, which would start a second process.
+    # If a shard has one process, a second one could break the order of each key's records. With
+    # "singleton", circus refuses `circusctl incr`, which would start a second process.
     alone = consumer.shard is not None and consumer.queue.processes == 1
     return _watcher(topology, consumer.name, consumer.queue, run) | {"singleton": alone}
 
 
 def _own_process(topology: Topology, process: Process) -> dict[str, Any]:
-    """Return the options of the watcher of a process of feedbus itself; it has only one process."""
+    """Return the options of the watcher of a process of feedbus; it never starts a second one."""
     command = _feedbus(topology, *process.command[1:])
     return _watcher(topology, process.name, process, command) | {"singleton": True}
 
@@ -71,6 +72,7 @@ def _feedbus(topology: Topology, *words: str) -> list[str]:
 
 
 def _process(topology: Topology, process: Process) -> dict[str, Any]:
+    # This module takes a slot, sets the memory limit, and then executes the project's command.
     in_slot = ["-m", "feedbus.process.project_command", "--run", str(topology.var / "run")]
     in_slot += ["--name", process.name, "--slot", "$(circus.wid)"]
     if process.memory_limit_bytes is not None:
@@ -134,13 +136,17 @@ def stop_seconds(source: Queue | Process) -> float:
 def applied_path(topology: Topology) -> Path:
     """Return the path of the file with the supervisor's copy of topology.toml.
 
-    The processes that the supervisor starts read the copy.
+    The processes that the supervisor starts read the copy, because they may start while
+    somebody edits topology.toml.
     """
     return topology.var / "run" / "applied.toml"
 
 
 def broker_file(topology: Topology) -> Path:
-    """Return the path of the file with the URL of the broker that the supervisor uses."""
+    """Return the path of the file with the URL of the broker that the supervisor uses.
+
+    A command compares the URL with its own, which can differ after a change of topology.toml.
+    """
     return topology.var / "run" / "broker.url"
 
 
@@ -171,7 +177,7 @@ def log_path(topology: Topology, name: str) -> Path:
 
     Args:
         topology: the topology; the folder is in its `var`.
-        name: the name of the watcher: of the consumer or process.
+        name: the name of the watcher, which is the name of its consumer or process.
 
     """
     run_folder(topology)
