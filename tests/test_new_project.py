@@ -200,3 +200,18 @@ def test_every_template_ends_in_a_line_end_and_is_named_as_its_file():
     found = templates()
     assert "project.service" in found
     assert [name for name, text in found.items() if not text.endswith("\n")] == []
+
+
+@only_if(shutil.which("git") is not None, "git is not installed")
+def test_git_ignores_a_database_and_the_files_beside_it(shop):
+    beside = ("", "-wal", "-shm", ".turn", ".tables.lock")
+    named = [f"{folder}shop.db{each}" for folder in ("", "var/") for each in beside]
+    run("git", "init", "-q", folder=shop)
+    shown = subprocess.run(
+        ["git", "check-ignore", *named, "app.py"],
+        cwd=shop,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown.stdout.split() == named
