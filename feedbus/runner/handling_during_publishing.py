@@ -45,7 +45,7 @@ class _Call:
 class PublishingPauses:
     """The pauses of a handler on a queue with `stream` and `order_by`.
 
-    While the handler runs, its messages are sent in slices of up to 20,000. After each slice, the
+    While the handler runs, its messages are sent in slices of some thousands. After each slice, the
     running call pauses: the handler is called for small deliveries, those with few records, that
     have arrived. The keys of these deliveries differ from the keys of all records that are being
     handled. So the records of each key stay in order. A call in a pause can pause, too. A run has
