@@ -293,6 +293,7 @@ ALL = (
         before=True,
         when=_has_decisions,
         within=lambda system: system.pausing,
+        last=0.5,
     ),
     Landmark(
         FailedRecordSender,
