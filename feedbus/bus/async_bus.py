@@ -155,7 +155,7 @@ class AsyncBus:
             UsageError: there is no such exchange, or a record cannot be published.
             Unroutable: messages were returned, because no queue matches. All other messages before
                 them were published; messages after them may not have been sent.
-            PublishError: messages were refused; messages after them may not have been sent.
+            PublishError: the broker refused messages; messages after them may not have been sent.
             BrokerOutage: the broker was unavailable for too long; messages without a confirm may
                 have arrived.
 

@@ -202,7 +202,7 @@ class LiveBus(Bus):
             UsageError: there is no such exchange, or a record cannot be published.
             Unroutable: messages were returned, because no queue matches. All other messages before
                 them were published; messages after them may not have been sent.
-            PublishError: messages were refused; messages after them may not have been sent.
+            PublishError: the broker refused messages; messages after them may not have been sent.
             BrokerOutage: the broker was unavailable for too long; messages without a confirm may
                 have arrived.
 
@@ -238,7 +238,7 @@ class LiveBus(Bus):
             UsageError: columns differ in length, `keys` is a name that no column has, there
                 is no such exchange, or a record cannot be published.
             Unroutable: messages were returned, because no queue matches; the others were published.
-            PublishError: messages were refused.
+            PublishError: the broker refused messages, for example because a queue is full.
             BrokerOutage: the broker was unavailable for too long; messages without a confirm may
                 have arrived.
 

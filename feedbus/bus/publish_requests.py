@@ -57,7 +57,7 @@ class Request:
         """Return the keys of the refused records, each as (exchange, routing key).
 
         If it is not known which records the broker has refused, the result has the keys of all
-        records. SharedSender holds back later requests with these keys, to keep their order.
+        records. SharedSender.send_together() can hold back later requests with these keys.
         """
         if not isinstance(self.outcome, list):
             return self.keys

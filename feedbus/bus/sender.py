@@ -140,8 +140,8 @@ class Sender:
     def channel(self) -> Channel:
         """Return a channel for declarations that must precede a send.
 
-        Example: before dead letters are requeued, an exchange for them is declared. The channel is
-        closed together with the connection of the sender.
+        Example: the code that requeues dead letters first declares an exchange on this channel. The
+        channel is closed together with the connection of the sender.
 
         Raises:
             BrokerOutage: the broker is unavailable.

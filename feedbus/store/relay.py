@@ -213,7 +213,8 @@ class Relay:
             self._prune_at = self._clock.monotonic() + PRUNE_SECONDS
 
     def _publish_leftover_rows(self) -> None:
-        # While publish() leaves its new rows to this thread, rows of any age are published.
+        # While publish() leaves its new rows to this thread, no other thread publishes these rows,
+        # so this thread does not wait until they are old enough.
         min_age_seconds = 0.0 if self._is_unavailable else IN_FLIGHT_SECONDS
         count = publish_pending(
             self.store,
