@@ -38,9 +38,9 @@ class ReadableQueue:
         queue: the name of the queue on the broker.
         exclusive: whether to subscribe exclusively. Then the broker refuses other consumers of the
             queue.
-        needs_fence: True if the queue is old and may have no fence: the fence may have expired, or
-            the queue was full and refused the fence. Then the consumer puts a fence into the queue,
-            when the switch that made the queue old is complete.
+        needs_fence: whether the queue may be an old queue without a fence: the fence has expired,
+            or the queue was full and has refused the fence. If the queue is old, the consumer then
+            puts a fence into it, when the switch that replaced the queue is complete.
         generation_number: the number of the queue's generation.
         only_without_reader: whether the consumer subscribes only if the queue has no other reader.
             It is True for old queues, and for a queue that was removed from the topology. Such a
@@ -59,7 +59,8 @@ class ConsumerQueues:
     """Determines which queues one consumer reads, and in which order.
 
     Each queue of an old generation is assigned to one of the current consumers. This consumer reads
-    the old queue up to its fence, and deletes it. There are two cases:
+    the old queue up to its fence, and deletes it. No record in a consumer's own queue may overtake
+    an earlier record of its key in an old queue:
 
     - Usually, a consumer reads its share of the old queues together with its own queue. A record in
       the own queue waits until the old queues that can have earlier records of its key are deleted.
