@@ -417,8 +417,8 @@ def _serial(found: tuple[int, RingState | None]) -> int:
 def _has_ring(channel: Channel, topology: Topology, state: RingState) -> bool:
     """Whether the current ring of a state exists on the broker.
 
-    A state without its ring is not valid. Either it is so old that its ring was already deleted, or
-    another program has published it.
+    A state without its ring is not valid. There are three cases: the state is so old that its ring
+    was already deleted, another program has published it, or an operator has deleted the ring.
     """
     return broker.exchange_exists(channel.connection, Names(topology).ring(state.current))
 
