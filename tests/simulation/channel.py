@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 from amqp.exceptions import PreconditionFailed
@@ -63,7 +64,8 @@ class SimulatedChannel(Channel):
                 network.overtakable += [each.message for each in before]
                 raise
             for each in sent:
-                network.note_request(each.message)
+                queue = each.content.routing_key
+                network.note_request(each.message, partial(link.has_release, queue))
             network.overtakable += [each.message for each in before if self._is_refused(each)]
             self._outgoing[:0] = later
             divided = self._are_divided(sent, later)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from feedbus.broker_names import LOCK
+from feedbus.broker_names import LOCK, WAITING
 from feedbus.bus.shared_sender import SharedSender
 from feedbus.dead_letters import letters
 from feedbus.dead_letters.requeue import Requeue
@@ -45,6 +45,10 @@ from tests.simulation.system import System
 
 SEED_SHARE = 0.8
 LANDMARKS = (1, 4, 99, 99)  # how many of them a seed has at most
+# A seed that can move waiting records often has only landmarks of such moves, and half of these
+# seeds have few late confirms. Otherwise few records are moved while faults happen.
+MOVES_SHARE = 0.4
+MOVES_NETWORK = ((network, "PROMPT_ANSWERS", 0.98),)
 # Shares of the network that are larger in some of the seeds with landmarks.
 BAD_NETWORK: tuple[
     tuple[Any, str, float, float], ...
@@ -62,6 +66,7 @@ MIN_OLD_RINGS = 2  # that can exist together, so that one of them can be deleted
 LAST_SECONDS = 150.0
 
 Strike = Callable[[Strikes], object]
+NetworkShare = tuple[Any, str, float]  # the module, the name, and the share
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class Landmark:
         when: called with the arguments; returns whether the call can be struck.
         found: called with the result, unless the strike comes before it; returns the same.
         within: returns the processes whose calls are struck; None for all of them.
+        of_move: whether the call belongs to a move of waiting records.
         last: after how many of the strikes no more faults happen: later faults can repair what
             this one has left.
 
@@ -92,6 +98,7 @@ class Landmark:
     when: Callable[..., bool] = lambda *_, **_options: True
     found: Callable[[Any], bool] = lambda _: True
     within: Callable[[System], set[Process | None]] | None = None
+    of_move: bool = False
     last: float = 0.0
 
 
@@ -108,8 +115,23 @@ class Landmarks:
         self._counts: Counter[Landmark] = Counter()
         reached = [each for each in ALL if each.reached(system.scenario)]
         most = min(self._chosen.choice(LANDMARKS), len(reached))
-        self.bad_network = [each for each in BAD_NETWORK if self._chosen.random() < each[-1]]
+        bad = [each for each in BAD_NETWORK if self._chosen.random() < each[-1]]
+        self.network_shares: Iterable[NetworkShare] = [each[:3] for each in bad]
         self.struck = self._chosen.sample(reached, most) if exist else []
+        if self.struck and _moves_records(system.scenario) and not system.scenario.full:
+            self._choose_moves([each for each in reached if each.of_move])
+
+    def _choose_moves(self, reached: list[Landmark]) -> None:
+        """Strike only at landmarks of moves, in a share of the seeds.
+
+        Args:
+            reached: the landmarks of moves that the scenario can reach.
+
+        """
+        chosen = random.Random(f"moves of seed {self._system.scheduler.seed}")
+        if chosen.random() < MOVES_SHARE:
+            self.network_shares = chosen.choice(((), MOVES_NETWORK))
+            self.struck = chosen.sample(reached, chosen.randint(1, len(reached)))
 
     def replacement(self, landmark: Landmark) -> Any:
         """Return a function that calls the one of a landmark, and may strike."""
@@ -194,6 +216,11 @@ def _is_lock(_self: object, queue: str = "", *_: Any, **_options: Any) -> bool:
     return queue.endswith(LOCK)
 
 
+def _ends_queue(self: Any) -> bool:
+    """Whether Probes.put_probe() is called for a queue that is to be deleted."""
+    return not self._queue.endswith(WAITING)
+
+
 def _changes(scenario: Scenario) -> bool:
     return len(scenario.shards) > 1
 
@@ -228,6 +255,7 @@ ALL = (
             *(Strikes.cut_acknowledging, Strikes.cut_acknowledging, Strikes.cut_acknowledging),
         ),
         _moves_records,
+        of_move=True,
     ),
     Landmark(
         switch,
@@ -325,6 +353,16 @@ ALL = (
         before=True,
     ),
     Landmark(Probes, "put_probe", 0.1, (Strikes.cut, Strikes.kill), _changes),
+    # A reader has received the fence of an old queue, or a probe from it.
+    Landmark(
+        Probes,
+        "put_probe",
+        0.4,
+        (Strikes.cut, Strikes.kill),
+        _changes,
+        before=True,
+        when=_ends_queue,
+    ),
     Landmark(
         letters,
         "release",
@@ -404,9 +442,13 @@ ALL = (
         waiting_record_mover,
         "publish_all",
         0.6,
-        (Strikes.slow_waiting_queues,),
+        (
+            Strikes.slow_waiting_queues,
+            *(Strikes.slow_new_waiting_queues, Strikes.slow_new_waiting_queues),
+        ),
         _moves_records,
         before=True,
+        of_move=True,
     ),
     # A consumer stands still while others change the ring and its queues.
     Landmark(
@@ -416,6 +458,7 @@ ALL = (
         (Strikes.await_switch,),
         _moves_records,
         found=bool,
+        of_move=True,
     ),
     # The ring changes again when records have been moved.
     Landmark(
@@ -424,6 +467,7 @@ ALL = (
         0.7,
         (Strikes.await_move,),
         lambda scenario: len(scenario.shards) > MIN_OLD_RINGS and scenario.ordered,
+        of_move=True,
     ),
     Landmark(
         SwitchProgress,
@@ -432,6 +476,7 @@ ALL = (
         (Strikes.await_deletion,),
         _moves_records,
         before=True,
+        of_move=True,
     ),
     Landmark(
         WaitingQueues,
@@ -439,6 +484,7 @@ ALL = (
         0.05,
         (Strikes.await_deletion,),
         _moves_records,
+        of_move=True,
     ),
     # After an outage, a thread with rows of the outbox stands still, and then the relay's thread
     # between two pages.
@@ -511,7 +557,7 @@ def struck_landmarks(system: System) -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        for module, name, share, _ in marks.bad_network:
+        for module, name, share in marks.network_shares:
             stack.enter_context(replaced(module, name, share))
         for landmark in marks.struck:
             replacement = marks.replacement(landmark)

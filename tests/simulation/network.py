@@ -19,6 +19,7 @@ from tests.simulation.scheduler import SECONDS, Process, Scheduler
 
 CUT_SHARE = 0.02  # of the portions of messages
 APPLY_CUT_SHARE = 0.15  # of those of an apply, which sends few
+PROMPT_ANSWERS = 0.7  # of the confirms that come back together
 LINGER_SHARE = 0.3  # of the changes of exchanges, queues or bindings
 
 
@@ -67,14 +68,17 @@ class Network:
             full queue must have refused a message of the first part.
         slow_queues: by the name of a queue, until when its deliveries stay on their way.
         changes: how often processes have deleted queues of rings, completed switches of rings, and
-            moved waiting records; and how many rows of the outbox their programs have published.
+            moved waiting records since the last switch; and how many rows of the outbox their
+            programs have published.
         sending: by process, what is to happen when it sends its next messages.
         meet: called before each request to the broker, portion of messages and acknowledgement.
-        requested_at: when the latest request about each dead letter was published, by the id of the
-            dead letter: it was requeued or dropped.
+        requeued_at: when each dead letter was last requeued, by its id.
+        dropped_at: when a request to release the key of each dead letter was last published, by the
+            id of the dead letter.
         late_blocks: when messages that block keys arrived, by the ids of their dead letters. They
-            arrived only after such a request, because their process sent slowly. So they can block
-            their keys for ever.
+            arrived only after the dead letter was requeued, or after another process had got the
+            request to release the key, because their process sent slowly. So they can block their
+            keys for ever.
         lost: processes whose host loses its power: the broker notices their end late.
         kept: the queue, the content type and the body of each message that the broker keeps for a
             killed process, until it notices that the process sends no heartbeats.
@@ -95,7 +99,8 @@ class Network:
         self.changes: Counter[str] = Counter()
         self.sending: defaultdict[Process | None, Sending] = defaultdict(Sending)
         self.meet: Callable[[], None] = lambda: None
-        self.requested_at: dict[str, int] = {}
+        self.requeued_at: dict[str, int] = {}
+        self.dropped_at: dict[str, int] = {}
         self.late_blocks: dict[str, int] = {}
         self.lost: set[Process | None] = set()
         self.kept: list[tuple[str, str, bytes]] = []
@@ -124,20 +129,26 @@ class Network:
         finally:
             self.slow_senders -= divided
 
-    def note_request(self, message: Any) -> None:
+    def note_request(self, message: Any, is_kept: Callable[[str], bool]) -> None:
         """Compare the times of messages that block keys, and of requests about their dead letters.
 
         Args:
             message: the amqp Message, which has arrived at the broker.
+            is_kept: called with the id of a dead letter; returns whether the request to release its
+                key is still in the queue, or was delivered only to the sender of the message.
 
         """
         headers = message.properties.get("application_headers") or {}
         message_id, now = str(message.properties.get("message_id", "")), self.scheduler.now
-        if REQUEUED in headers or RELEASE in headers:
-            self.requested_at[str(headers.get(RELEASE, message_id))] = now
+        if REQUEUED in headers:
+            self.requeued_at[message_id] = now
+        elif RELEASE in headers:
+            self.dropped_at[str(headers[RELEASE])] = now
         elif BLOCKED in headers:
             sent_at = int(headers[SENT_AT]) * 1000 - START
-            if self.requested_at.get(message_id, sent_at) > sent_at:
+            is_requeued = self.requeued_at.get(message_id, sent_at) > sent_at
+            is_dropped = self.dropped_at.get(message_id, sent_at) > sent_at
+            if is_requeued or (is_dropped and not is_kept(message_id)):
                 self.scheduler.note(f"THE MESSAGE THAT BLOCKS {message_id} ARRIVES LATE")
                 self.late_blocks[message_id] = now
 
@@ -176,6 +187,6 @@ class Network:
     def confirm_seconds(self) -> float:
         """Return how long an answer takes to come back."""
         chosen = self.scheduler.random
-        if not self.faulty or chosen.random() < 0.7:
+        if not self.faulty or chosen.random() < PROMPT_ANSWERS:
             return 0.0
         return chosen.choice((0.001, 0.05, 1.0, 3.0, 12.0, 40.0))

@@ -73,10 +73,10 @@ class Workload:
         """Whether more records are to be added to those of the scenario.
 
         It is so until the seed has enough events. While the number of shards changes, it is so up
-        to a number of records.
+        to a number of records, except in quiet scenarios.
         """
-        few = system.scheduler.steps < LEAST_STEPS
-        return few or ("apply" in system.unfinished and self.most > 0)
+        changes = "apply" in system.unfinished and not system.scenario.quiet
+        return system.scheduler.steps < LEAST_STEPS or (changes and self.most > 0)
 
 
 def publish(system: System, name: str, work: Workload) -> None:

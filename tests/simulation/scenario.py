@@ -150,6 +150,7 @@ THEMES: tuple[Mapping[str, Any], ...] = (
     theme(hosts=(2, 3), faults=(2, 5, 12)),
 )
 THEME_SHARE = 0.45
+QUIET_SHARE = 0.4  # of the seeds whose number of shards changes several times
 MOST_SHARDS = 3
 
 EXCHANGES = {"work": "work", "middle": "middle", "shard": "ring"}  # by queue
@@ -247,6 +248,7 @@ class Scenario:
             of their own.
         patient: whether an apply ends only when the old queues are deleted. Otherwise the next one
             can begin while several generations have queues.
+        quiet: whether publishers add no records while the number of shards changes.
 
     """
 
@@ -284,6 +286,7 @@ class Scenario:
     faults: int
     waiting_limit: int
     patient: bool
+    quiet: bool
 
     @property
     def stored(self) -> bool:
@@ -409,6 +412,8 @@ class Scenario:
                 NO_LIMIT if block_on_dead and changes else 0,
             ),
             patient=has("patient", 0.4),
+            quiet=changes > 1
+            and random.Random(f"quiet of seed {scheduler.seed}").random() < QUIET_SHARE,
         )
 
 

@@ -187,23 +187,25 @@ class Strikes:
         self._await_change("ring switched")
 
     def await_move(self) -> None:
-        """Stand still until another process has moved waiting records."""
-        self._await_change("records moved", MOVE_SECONDS)
+        """Stand still until another process has moved waiting records since the last switch."""
+        self._await_change("records moved", MOVE_SECONDS, count=0)
 
     def await_publishing(self) -> None:
         """Stand still until another thread has published rows of the outbox."""
         self._await_change("rows published")
 
-    def _await_change(self, kind: str, most_seconds: float = AWAITED_SECONDS) -> None:
+    def _await_change(
+        self, kind: str, most_seconds: float = AWAITED_SECONDS, *, count: int | None = None
+    ) -> None:
         changes, scheduler = self.system.network.changes, self.system.scheduler
         process = self.system.process()
         if process is not None:
             self.system.blame(process)
-        count = changes[kind]
+        before = changes[kind] if count is None else count
         scheduler.wait(
             f"stands still: {kind}?",
             until=scheduler.now + int(most_seconds * SECONDS),
-            ready=lambda: changes[kind] > count,
+            ready=lambda: changes[kind] > before,
         )
 
     def lose_lock(self) -> None:
@@ -214,6 +216,13 @@ class Strikes:
     def slow_waiting_queues(self) -> None:
         """Let the deliveries of all waiting queues stay on their way for a while."""
         self._slow(self._waiting_queues(), WAITING_SECONDS)
+
+    def slow_new_waiting_queues(self) -> None:
+        """Let the deliveries of the waiting queues of the newest ring stay on their way."""
+        shards = [each for each in self._queues() if has_role(each, {Role.GENERATION})]
+        ends = tuple(f".{each.rpartition('.')[2]}{WAITING}" for each in shards[-1:])
+        queues = [each for each in self._waiting_queues() if each.endswith(ends)]
+        self._slow(queues, WAITING_SECONDS)
 
     def slow_held_queues(self) -> None:
         """Let the messages that are held in a switch stay on their way to the process."""
