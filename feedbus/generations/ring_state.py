@@ -229,8 +229,9 @@ def read_locked(channel: Channel, topology: Topology, exchange: str) -> RingStat
         entry = names.exchange(exchange)
         msg = (
             f"{' and '.join(damaged)}: expected the state of the ring '{exchange}', got a message"
-            f" that feedbus did not write, so the current ring is not known; stop the program that"
-            f" publishes there, delete these queues and the exchange {entry}, and run `feedbus"
+            " that feedbus did not write, or the state of a ring whose exchange was deleted on the"
+            " broker; so the current ring is not known; if a program publishes there, stop it;"
+            f" delete these queues and the exchange {entry}, and run `feedbus"
             " apply`, which makes a first ring; `feedbus plan` then lists the shards of"
             " older rings that still have messages"
         )
