@@ -255,7 +255,7 @@ class BatchMode:
         self._run.timeout.learn(error)
 
     def finish_running(self) -> None:
-        """Wait until no handler call runs, and settle the deliveries of these calls.
+        """Wait for the handler calls that run, and settle their deliveries.
 
         The runner calls this when it stops reading: at the end of the run, or before the queues are
         divided again among the consumers. In this mode, the method does nothing: no call runs at
@@ -364,8 +364,8 @@ class BatchMode:
 
         Raises:
             Outage: `error` itself, if a waiting queue may contain messages that this process does
-                not know, for example because the broker has not confirmed them. Then the
-                runner connects again, and reads the waiting queues again.
+                not know, for example because the broker has not confirmed them. Then the runner
+                connects again, and reads the waiting queues again.
             Exception: the connection was lost. Then the deliveries must not be handled, because the
                 broker delivers them again.
 

@@ -137,7 +137,7 @@ class ConcurrentMode(BatchMode):
         run, concurrent = self._run, self._concurrent
         raw.take_arrived()
         can_decode = run.buffer and concurrent.has_capacity and not run.has_reached_waiting_limit()
-        # A delivery that has arrived since handle_next() can perhaps start.
+        # If the buffer has more than the blocked deliveries, perhaps one of the others can start.
         must_not_wait = (
             concurrent.has_ended_calls
             or self._was_interrupted
@@ -324,7 +324,7 @@ class ConcurrentMode(BatchMode):
         return outage
 
     def finish_running(self) -> None:
-        """Wait until no handler call runs, and settle the deliveries of these calls.
+        """Wait for the handler calls that run, and settle their deliveries.
 
         All other deliveries are forgotten here, and the broker delivers them again.
 

@@ -121,7 +121,8 @@ class GroupMode(BatchMode):
                 min(max_deliveries, run.limits.remaining_messages),
             )
         try:
-            deliveries = group.finish()  # also after an outage: those handled before it
+            # After an outage in handle(), the deliveries that were handled before it are finished.
+            deliveries = group.finish()
         except Outage as error:
             return error
         if deliveries:

@@ -70,7 +70,7 @@ class QueuesToRead:
         """Whether a queue is left to read; an old queue is left until it is deleted.
 
         If the old queues are read before the own queue, an old queue that another consumer reads
-        is not left to read here. After this list of queues, ConsumerQueues waits until the other
+        is not left to read here. When nothing is left, ConsumerQueues waits until the other
         consumer has deleted the old queue.
         """
         if self._subscriptions.readers:

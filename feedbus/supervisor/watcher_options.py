@@ -62,7 +62,7 @@ def _consumer(topology: Topology, consumer: Consumer) -> dict[str, Any]:
 
 
 def _own_process(topology: Topology, process: Process) -> dict[str, Any]:
-    """Return the options of the watcher of a process of feedbus; it never starts a second one."""
+    """Return the options of the watcher of a process of feedbus, which runs only once."""
     command = _feedbus(topology, *process.command[1:])
     return _watcher(topology, process.name, process, command) | {"singleton": True}
 
@@ -136,8 +136,8 @@ def stop_seconds(source: Queue | Process) -> float:
 def applied_path(topology: Topology) -> Path:
     """Return the path of the file with the supervisor's copy of topology.toml.
 
-    The processes that the supervisor starts read the copy, because they may start while
-    somebody edits topology.toml.
+    The processes that the supervisor starts read the copy, because they may start while somebody
+    edits topology.toml.
     """
     return topology.var / "run" / "applied.toml"
 
@@ -145,7 +145,7 @@ def applied_path(topology: Topology) -> Path:
 def broker_file(topology: Topology) -> Path:
     """Return the path of the file with the URL of the broker that the supervisor uses.
 
-    A command compares the URL with its own, which can differ after a change of topology.toml.
+    Commands compare this URL with the one that they use, and report a difference.
     """
     return topology.var / "run" / "broker.url"
 
