@@ -52,7 +52,7 @@ class Dispatch:
         clock: the clock of the broker.
         waiting_deliveries: the deliveries of the waiting queues. A failed record and the later
             records of its key wait there. The value is None if the queue has no `order_by`.
-        blocked_keys: checks before a handler gets a record whether the record must wait.
+        blocked_keys: is asked before each call of a handler. It knows whether a record must wait.
         calls: calls the handlers.
         has_dead_handler: whether the queue sets `dead_handler`, a function of the project that gets
             each new dead letter.
@@ -200,9 +200,9 @@ class Dispatch:
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # A handler that is called in the pause can pause, too. The time of such an inner pause
-            # is part of the time of this pause, but was already added to `_paused_seconds`. So the
-            # time of this pause replaces what inner pauses have added.
+            # A handler that is called in the pause can pause, too. Then `_paused_seconds` already
+            # contains the time of the inner pause, which is also a part of this pause. So the new
+            # value is computed from the value before this pause, and no second counts twice.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause
@@ -226,8 +226,8 @@ class Dispatch:
         Args:
             decoded: the delivery of the record.
             row: the index of the record in the delivery.
-            error: the exception of the call, which calls.classify_error() has returned; None if
-                the call succeeded.
+            error: the exception of a failed call, as `self.calls.classify_error()` returned it;
+                None if the call succeeded.
             seconds: the duration of the call in seconds.
 
         """
@@ -248,7 +248,7 @@ class Dispatch:
         Args:
             decoded: the delivery of the record.
             row: the index of the record in the delivery.
-            error: the exception of the call, which calls.classify_error() has returned.
+            error: the exception of the call, as `self.calls.classify_error()` returned it.
 
         """
         self._log_drops([error])
@@ -322,9 +322,9 @@ class Dispatch:
         handle().
 
         Args:
-            delivery: the delivery of a message that has reached the `delivery_limit` of its queue:
-                too often, the process has ended, or has lost its connection to the broker, while it
-                handled the message.
+            delivery: the delivery of a message that has reached the `delivery_limit` of its queue.
+                This limit counts how often the process ended, or lost its connection to the broker,
+                while it handled the message.
             reason: the reason of the dead letter.
             skip_dead_handler: True if the dead handler must not be called, because the dead handler
                 has also ended the process too often.

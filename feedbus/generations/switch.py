@@ -113,7 +113,7 @@ def switch_ring(
 
 
 def _carry_out(channel: Channel, names: Names, state: RingState) -> RingState:
-    """Carry out a switch whose new ring is declared; an interrupted switch begins again."""
+    """Carry out a switch whose new ring is declared; repeat the steps of an interrupted one."""
     # The state is written first. While the state says that the switch is not complete, consumers do
     # not delete a queue of the ring that is replaced. After a crash, the next call finds the switch
     # in the state.

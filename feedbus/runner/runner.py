@@ -256,9 +256,9 @@ class Runner:
         if run.removal_reason is not None:
             return
         progress = SwitchProgress.begin(run, consumer_queues, raw)
-        # The lists are read one after the other, and all queues of a list at the same time. Usually
-        # there is one list. With `block_on_dead`, for example, the first lists have the old queues,
-        # and the last one has the consumer's own queue.
+        # Usually there is one list of queues, and all of them are read at the same time. Several
+        # lists are read one after the other. For example, with `block_on_dead` a new record waits
+        # for all old queues, so these are in earlier lists than the consumer's own queue.
         for sources in consumer_queues.lists_to_read(raw):
             queues = QueuesToRead(
                 run,
@@ -293,18 +293,18 @@ class Runner:
             queues.check_old_queues()
             arrived = mode.receive(raw)
             if self._subscriptions.cancelled:
-                # The broker has cancelled a subscription, perhaps to a waiting queue. Then another
-                # consumer may have put records into the waiting queue since. This consumer does not
-                # know these records. If it handled a record now, the record could overtake one of
-                # them that has the same key.
+                # The broker has cancelled a subscription, perhaps to a waiting queue. After that,
+                # another consumer may have put records into the waiting queue. This consumer does
+                # not know these records. If it handled a record now, the record could overtake one
+                # of them that has the same key.
                 if queues.end_queues():
                     break
                 continue
             # handle_waiting_records() and handle_next() call the handlers, and settle deliveries.
-            # Each method returns False if the unsettled deliveries must be returned to the broker
-            # before the broker's consumer timeout expires. During an outage, each method waits. If
-            # the run must end during this wait, or if the queue is assigned to another host, the
-            # method sets `has_given_up`, and nothing more is settled.
+            # The result False means: the broker's consumer timeout would expire before deliveries
+            # are settled, so all of them are returned to the broker now. During an outage, each
+            # method waits. If the run must end during this wait, or if the queue is assigned to
+            # another host, the method sets `has_given_up`, and nothing more is settled.
             in_time = mode.handle_waiting_records(raw) and (
                 not arrived or run.has_given_up or mode.handle_next(raw)
             )
