@@ -202,7 +202,7 @@ class Dispatch:
             pause()
             # A handler that is called in the pause can pause, too. Then `_paused_seconds` already
             # contains the time of the inner pause, which is also a part of this pause. So the new
-            # value is computed from the value before this pause, and no second counts twice.
+            # value is computed from the value before this pause: no time is counted twice.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause

@@ -256,9 +256,9 @@ class Runner:
         if run.removal_reason is not None:
             return
         progress = SwitchProgress.begin(run, consumer_queues, raw)
-        # Usually there is one list of queues, and all of them are read at the same time. Several
-        # lists are read one after the other. For example, with `block_on_dead` a new record waits
-        # for all old queues, so these are in earlier lists than the consumer's own queue.
+        # Usually there is one list of queues, and all of them are read at the same time. In the cases
+        # in which a new record waits for all old queues (such as `block_on_dead`), there are several
+        # lists, which are read one after the other. The consumer's own queue is in the last one.
         for sources in consumer_queues.lists_to_read(raw):
             queues = QueuesToRead(
                 run,
@@ -301,10 +301,10 @@ class Runner:
                     break
                 continue
             # handle_waiting_records() and handle_next() call the handlers, and settle deliveries.
-            # The result False means: the broker's consumer timeout would expire before deliveries
-            # are settled, so all of them are returned to the broker now. During an outage, each
-            # method waits. If the run must end during this wait, or if the queue is assigned to
-            # another host, the method sets `has_given_up`, and nothing more is settled.
+            # Each method returns False if it cannot settle them before the broker's consumer
+            # timeout expires: then return_before_timeout() returns them to the broker. During an
+            # outage, each method waits. If the run must end during this wait, or if the queue is
+            # assigned to another host, the method sets `has_given_up`, and nothing more is settled.
             in_time = mode.handle_waiting_records(raw) and (
                 not arrived or run.has_given_up or mode.handle_next(raw)
             )
