@@ -256,9 +256,10 @@ class Runner:
         if run.removal_reason is not None:
             return
         progress = SwitchProgress.begin(run, consumer_queues, raw)
-        # Usually there is one list of queues, and all of them are read at the same time. In the cases
-        # in which a new record waits for all old queues (such as `block_on_dead`), there are several
-        # lists, which are read one after the other. The consumer's own queue is in the last one.
+        # Usually there is one list of queues, and all of them are read at the same time. Several
+        # lists are read one after the other, the consumer's own queue at last. This is so if a new
+        # record must wait for all old queues: predecessors.are_known() describes these cases, such
+        # as `block_on_dead`.
         for sources in consumer_queues.lists_to_read(raw):
             queues = QueuesToRead(
                 run,
