@@ -38,9 +38,10 @@ class ReadableQueue:
         queue: the name of the queue on the broker.
         exclusive: whether to subscribe exclusively. Then the broker refuses other consumers of the
             queue.
-        needs_fence: whether the queue may be an old queue without a fence: the fence has expired,
-            or the queue was full and has refused the fence. If the queue is old, the consumer then
-            puts a fence into it, when the switch that replaced the queue is complete.
+        needs_fence: True if the queue can be an old queue whose fence is missing, because the fence
+            has expired, or because the queue was full and refused it. Then the consumer finds out
+            whether the queue is old. If it is, the consumer puts a fence into it as soon as the
+            switch is complete.
         generation_number: the number of the queue's generation.
         only_without_reader: whether the consumer subscribes only if the queue has no other reader.
             It is True for old queues, and for a queue that was removed from the topology. Such a
@@ -99,7 +100,8 @@ class ConsumerQueues:
         # old queue before the consumer subscribes, its fence can be missing. There are two cases:
         # - A switch that is not complete removes this consumer's shard. Then `_state` is the state
         #   before the switch: see _state_to_use().
-        # - The queue can be full and refuse messages. A later switch can replace its ring.
+        # - The queue refuses messages when it is full, and a later switch replaces the ring before
+        #   the consumer subscribes.
         self._needs_fence = self._state is not None and (
             self._state != state or may_refuse(topology, self._state.current)
         )
@@ -318,9 +320,9 @@ class ConsumerQueues:
     def _removed_queue(self, connection: Connection) -> Iterator[Sequence[ReadableQueue]]:
         """If the own queue was removed from the topology, yield it whenever it has no reader.
 
-        The queue is yielded again until it is deleted on the broker. If several consumers read the
-        queue, a consumer that receives the fence returns it to the queue and stops reading. Then
-        another consumer receives the fence. The last reader deletes the queue. If the last reader
+        The queue is yielded again until it is deleted on the broker. Consumers that subscribed
+        before the removal may still read the queue together. Each one that receives the fence
+        returns it to the queue and stops reading. The last one deletes the queue. If the last one
         ends before that, another consumer reads the queue again.
         """
         own_queue = ReadableQueue(self._own_queue, only_without_reader=True)

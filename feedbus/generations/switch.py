@@ -234,8 +234,8 @@ def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
 def _delete_control_messages(channel: Channel, queue: str) -> bool:
     """Delete the messages at the front of a waiting queue, up to the first record.
 
-    Two kinds of messages are deleted: notices, which have the header FENCE, too; and the messages
-    by which `feedbus dead drop` releases keys (header RELEASE). The queue has no consumer.
+    Two kinds of messages are deleted: notices (they have the header FENCE, as fences do), and the
+    messages by which `feedbus dead drop` releases keys (header RELEASE). The queue has no consumer.
 
     Returns:
         True if the queue is empty now; False if it has a record.

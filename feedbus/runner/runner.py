@@ -256,10 +256,10 @@ class Runner:
         if run.removal_reason is not None:
             return
         progress = SwitchProgress.begin(run, consumer_queues, raw)
-        # Usually there is one list of queues, and all of them are read at the same time. Several
-        # lists are read one after the other, the consumer's own queue at last. This is so if a new
-        # record must wait for all old queues: predecessors.are_known() describes these cases, such
-        # as `block_on_dead`.
+        # Usually there is one list of queues, and all of them are read at the same time. There are
+        # several lists if a new record must wait for all old queues, for example with
+        # `block_on_dead` (predecessors.are_known() describes the cases). The lists are read one
+        # after the other. The last list has the consumer's own queue.
         for sources in consumer_queues.lists_to_read(raw):
             queues = QueuesToRead(
                 run,
