@@ -92,7 +92,7 @@ WRONG_OPTIONS = {
         'batch = { ▸wait = "1s" }',
         (
             "batch.wait: has no effect without size: each batch then has one record;"
-            " expected size, too"
+            " expected size as well"
         ),
     ),
     "a batch that waits longer than the consumer": (
@@ -205,7 +205,7 @@ WRONG_OPTIONS = {
         '▸overflow = "drop-head"',
         (
             "overflow: has no effect without max_length: the queue cannot overflow; expected"
-            " max_length, too"
+            " max_length as well"
         ),
     ),
     "a delivery limit of none": (
@@ -306,7 +306,7 @@ WRONG_RINGS = {
     ),
     "weights without shards": (
         "▸weights = { 3 = 2 }",
-        "weights: has no effect without shards: expected weight, or shards, too",
+        "weights: has no effect without shards: set shards, or set weight instead",
     ),
     "the weight of a shard that does not exist": (
         "shards = 3\nweights = { 2 = 2, ▸3 = 2 }",

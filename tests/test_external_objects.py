@@ -38,7 +38,7 @@ BROKEN = {
     ),
     "no name": (
         '[exchanges.new]\ntype = "topic"\nexternal = true',
-        '[exchanges.new] external: expected name = "…", too',
+        '[exchanges.new] external: expected name = "…" as well',
     ),
     "a name alone": (
         '[exchanges.new]\ntype = "topic"\nname = "erp.new"',

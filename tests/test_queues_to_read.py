@@ -124,7 +124,7 @@ def test_running_records_are_finished_before_a_cancelled_waiting_queue_is_closed
         "return_deliveries",
     ]
     assert steps.cancelled == []
-    assert "because it has cancelled the subscription to a queue; they" in caplog.text
+    assert "because the broker has cancelled the subscription to a queue; they" in caplog.text
     assert "consumer_timeout" not in caplog.text
 
 
@@ -133,7 +133,7 @@ def test_the_log_names_the_consumer_timeout_if_it_is_the_reason(
 ) -> None:
     caplog.set_level(logging.INFO)
     queues_to_read(Steps(), seconds=90.0).return_before_timeout()
-    assert "because its consumer_timeout (90 s) would expire; they" in caplog.text
+    assert "because the broker's consumer_timeout (90 s) would expire; they" in caplog.text
 
 
 @pytest.mark.parametrize("tags", [["own"], ["own", "other"], ["own", "own"]])

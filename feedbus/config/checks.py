@@ -82,7 +82,7 @@ def _overflow(draft: Draft, queue: str, options: Options) -> Faults:
         message = "has no effect without max_length: the queue cannot overflow"
         yield (
             draft.at(queue, "overflow"),
-            Fault(message=message, expected="max_length, too", at_key=True),
+            Fault(message=message, expected="max_length as well", at_key=True),
         )
 
 
@@ -102,7 +102,7 @@ def _wait(draft: Draft, queue: str, options: Options) -> Faults:
         message = "has no effect without size: each batch then has one record"
         yield (
             draft.at(queue, "batch", "wait"),
-            Fault(message=message, expected="size, too", at_key=True),
+            Fault(message=message, expected="size as well", at_key=True),
         )
 
 

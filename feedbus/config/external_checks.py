@@ -73,14 +73,14 @@ def _incomplete(
     """
     external = options.get(EXTERNAL, False)
     if external and not draft.report.has((*path, "name")):
-        expected = f'name = "…", too: the whole name of the {kind} on the broker'
+        expected = f'name = "…" as well: the whole name of the {kind} on the broker'
         yield (*path, EXTERNAL), Fault(message=f"expected {expected}", expected=expected)
     if draft.report.has((*path, "name")) and external is False:
         message = (
             "has no effect without external = true: feedbus makes this name itself, from the name"
             f" of the topology and the name of the table: '{prefix}.{path[-1]}'"
         )
-        expected = "external = true, too, or no name"
+        expected = "external = true as well, or no name"
         yield (
             (*path, "name"),
             Fault(message=f"{message}; expected {expected}", expected=expected, at_key=True),

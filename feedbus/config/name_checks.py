@@ -36,7 +36,9 @@ def check_names(draft: Draft) -> Faults:
     if prefix == "amq" or prefix.startswith("amq."):
         yield (
             ("name",),
-            Fault(expected="another name: names that begin with 'amq.' are reserved by the broker"),
+            Fault(
+                expected="another name, because the broker reserves names that begin with 'amq.'"
+            ),
         )
     exchanges = draft.loaded.get("exchanges", {})
     yield from _differing_in_case("exchange", ((name, ("exchanges", name)) for name in exchanges))

@@ -42,7 +42,9 @@ def _section(title: str, table: TableSchema, path: str) -> Iterator[str]:
 
     """
     options = options_of(table)
-    plain = {name: option for name, option in options.items() if not _opens(name, option)}
+    plain = {
+        name: option for name, option in options.items() if not _has_only_section(name, option)
+    }
     if plain:
         yield f"### {title}\n"
         yield "| option | kind | default | meaning |\n|---|---|---|---|"
@@ -65,10 +67,11 @@ def _section(title: str, table: TableSchema, path: str) -> Iterator[str]:
             )
 
 
-def _opens(name: str, option: Any) -> bool:
-    """Whether an option has only a section of its own, and no row in its table's section.
+def _has_only_section(name: str, option: Any) -> bool:
+    """Whether an option is in a section of its own, and not in the table of options above it.
 
-    These are all tables except `batch` and `retry`, which have a row and a section.
+    The sections and tables are those of the page. The result is True for each option that is a
+    table of TOML, except `batch` and `retry`: these have a section and a row.
     """
     return _inner(option) is not None and name not in {"batch", "retry"}
 

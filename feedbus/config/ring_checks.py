@@ -31,7 +31,7 @@ def check_weights(draft: Draft, queue: str, options: Options) -> Faults:
     shards = options.get("shards")
     if shards is None:
         if not draft.is_set(queue, "shards"):
-            message = "has no effect without shards: expected weight, or shards, too"
+            message = "has no effect without shards: set shards, or set weight instead"
             yield draft.at(queue, "weights"), Fault(message=message, at_key=True)
         return
     for number in weights:

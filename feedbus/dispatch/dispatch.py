@@ -200,9 +200,9 @@ class Dispatch:
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # A handler that is called in the pause can pause, too. Then `_paused_seconds` already
-            # contains the time of the inner pause, which is also a part of this pause. So the new
-            # value is computed from the value before this pause: no time is counted twice.
+            # Pauses can be nested: in pause(), another handler can pause, and this increases
+            # `_paused_seconds`. The duration of this pause already includes that time. So the
+            # duration is added to `earlier_seconds`, not to the present value.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause

@@ -31,8 +31,7 @@ class OvertakenRecords:
         """Create the object.
 
         Args:
-            order: determines the key of a record. If the queue has no `order_by`, no record is
-                overtaken.
+            order: determines the key of a record. Without `order_by`, find() finds no record.
             policy: returns the decision on a record that has failed.
             block_on_dead: whether dead letters block their keys.
 

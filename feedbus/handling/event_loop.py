@@ -190,7 +190,10 @@ def _run_loop(started: Started, new_loop: Callable[[], asyncio.AbstractEventLoop
                 text = "an asyncio task of a handler or a resource failed; other tasks continue"
                 events.error("task_failed", text, exc_info=error)
             except RuntimeError as error:
-                text = "a handler or a resource stopped the event loop; feedbus runs the loop again"
+                text = (
+                    "a handler or a resource stopped the event loop; feedbus runs the loop again;"
+                    " search the project's async code for a call of loop.stop(), and remove it"
+                )
                 events.error("loop_stopped", text, exc_info=error)
 
 

@@ -85,7 +85,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " place once.",
         "loop_blocked": "An async handler has blocked the event loop; the stack shows where.",
         "task_failed": "An asyncio task of a handler or a resource failed; the traceback follows.",
-        "loop_stopped": "A handler or a resource stopped the event loop; feedbus runs it again.",
+        "loop_stopped": "A handler or a resource stopped the event loop; feedbus runs it again."
+        " Search the project's async code for a call of `loop.stop()`, and remove it.",
         "resource_ended": "A resource has ended by itself; feedbus opens it again.",
         "resource_not_closed": "A resource could not be closed; the traceback follows. The other"
         " resources were closed.",

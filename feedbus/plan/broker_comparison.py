@@ -280,7 +280,11 @@ class Comparison:
         return self._without_prefix(made.owner if made else name)
 
     def _state_kept_in(self, name: str) -> tuple[Kind, str, str] | None:
-        """Return the change (kind, name, reason) of a queue that keeps feedbus's state, or None."""
+        """Return the deletion of a queue of feedbus itself, as (kind, name, reason).
+
+        Such queues are the queue of a removed schedule, and the readers' queue or the ledger of an
+        exchange that has no ring any more. The result is None for any other queue.
+        """
         schedules = self._names.schedule("")
         if name.startswith(schedules):
             reason = "no longer in the topology; the time of its last firing is deleted"

@@ -166,7 +166,7 @@ class QueuesToRead:
         for tag in tags:
             subscriptions.close_waiting_queue(tag)
         if had_unsettled:
-            self._return_deliveries("it has cancelled the subscription to a queue")
+            self._return_deliveries("the broker has cancelled the subscription to a queue")
 
     def return_before_timeout(self) -> None:
         """Return deliveries to the broker, because its consumer timeout would expire.
@@ -176,7 +176,9 @@ class QueuesToRead:
         again to the queues that it has read.
         """
         timeout_seconds = self._run.timeout.seconds
-        self._return_deliveries(f"its consumer_timeout ({timeout_seconds:g} s) would expire")
+        self._return_deliveries(
+            f"the broker's consumer_timeout ({timeout_seconds:g} s) would expire"
+        )
 
     def _return_deliveries(self, cause: str) -> None:
         """Finish the running records, and return all other deliveries to the broker.

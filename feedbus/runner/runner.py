@@ -297,7 +297,8 @@ class Runner:
                 # The broker has cancelled a subscription, perhaps to a waiting queue. After that,
                 # another consumer may have put records into the waiting queue. This consumer does
                 # not know these records. If it handled a record now, the record could overtake one
-                # of them that has the same key.
+                # of them that has the same key. So end_queues() first stops reading these queues,
+                # and returns the unsettled deliveries to the broker.
                 if queues.end_queues():
                     break
                 continue
