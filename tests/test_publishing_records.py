@@ -102,6 +102,14 @@ def test_records_with_different_ids_cause_messages_with_different_ids(ids: list[
     assert len(set(found)) == len(ids)
 
 
+@pytest.mark.parametrize(("length", "ordinal"), [(150, [5]), (151, None), (160, None)])
+def test_an_id_whose_origin_does_not_fit_into_a_pack_has_no_ordinal(
+    length: int, ordinal: list[int] | None
+) -> None:
+    ids = Ids.of("x" * length + "-5")
+    assert (ids.ordinals, ids[0]) == (ordinal, "x" * length + "-5")
+
+
 @given(st.data())
 def test_what_records_publish_has_the_same_ids_in_whatever_batch_they_come(
     data: st.DataObject,

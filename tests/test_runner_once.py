@@ -20,7 +20,7 @@ from feedbus.bus.sender import Sender
 from feedbus.clock import VirtualClock
 from feedbus.dead_letters.requeue import Requeue
 from feedbus.dispatch.skipped_records import SkippedRecords
-from feedbus.errors import BrokerOutage, Retry
+from feedbus.errors import BrokerOutage, Retry, UsageError
 from feedbus.metrics import Metrics
 from feedbus.records import Records
 from feedbus.runner.queue_reader import QueueReader
@@ -81,6 +81,21 @@ def test_the_messages_of_two_queues_for_one_record_are_different(
     system.seen.clear()
     system.run(system.note, "next")
     assert system.seen == [1, 1]
+
+
+def test_a_message_id_with_nul_is_replaced_or_refused(make: Callable[..., System]) -> None:
+    system = make(queue(once=True))
+    with broker.connect(system.topology) as connection:
+        channel: Any = connection.default_channel
+        for number, message_id in enumerate(("a\0b", "a\0c", "plain")):
+            message = channel.prepare_message(
+                json.dumps({"n": number}).encode(), properties={"message_id": message_id}
+            )
+            publish_confirmed(channel, message, Names(system.topology).exchange("work"), "")
+    with system.bus() as bus, pytest.raises(UsageError, match="without NUL"):
+        bus.publish("work", {"n": 3}, message_id="a\0d")
+    system.run(system.note)
+    assert sorted(system.seen) == [0, 1, 2]
 
 
 def test_skipped_records_are_logged_once_a_minute_with_an_id(

@@ -341,7 +341,8 @@ def _check_id(ids: Ids) -> None:
     """
     if len(ids) == 1 and not is_id(f"{ids[0]}+"):
         msg = (
-            f"cannot publish: expected a message id in UTF-8 of 1 to 254 bytes, got {ids[0][:50]!r}"
+            "cannot publish: expected a message id in UTF-8 of 1 to 254 bytes, without NUL, got"
+            f" {ids[0][:50]!r}"
         )
         raise UsageError(msg)
 

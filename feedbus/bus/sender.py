@@ -80,6 +80,7 @@ class Sender:
         self._blocked_seconds = blocked_seconds
         self._nacked_seconds = nacked_seconds
         self.encoder = Encoder(topology)
+        self.project = topology.name
         self._topology = topology
         self._metrics = metrics
         waited = [metrics.publisher_blocked] if metrics is not None else []

@@ -64,6 +64,8 @@ class HandlerCalls:
         self._find_overtaken = find_overtaken
         self._pid = os.getpid()
         self._consumer = consumer
+        # Two projects on one broker can have queues of the same name.
+        self._queue_of_ids = f"{sender.project}.{consumer.queue.name}"
         self._sender = sender
         self._store = store
         self._leftovers = leftovers
@@ -244,7 +246,7 @@ class HandlerCalls:
                     records,
                     publications.collect,
                     self._sender.encoder.shard_count,
-                    queue=self._consumer.queue.name,
+                    queue=self._queue_of_ids,
                 )
                 await call(records[0], Given(bus, None, records))
         finally:
@@ -266,9 +268,9 @@ class HandlerCalls:
     ) -> BatchBus | CollectingBus:
         queue, shards = self._consumer.queue, self._sender.encoder.shard_count
         if not handler.batch:
-            return CollectingBus(records, collect, shards, queue=queue.name)
+            return CollectingBus(records, collect, shards, queue=self._queue_of_ids)
         at_once = STREAM_RECORDS if queue.stream else MAX_AT_ONCE
-        return BatchBus(records, collect, shards, at_once, queue=queue.name)
+        return BatchBus(records, collect, shards, at_once, queue=self._queue_of_ids)
 
 
 def _mark_in_inbox(records: Records, failed_ids: Sequence[str]) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Self, TypeVar, overload
 
 ORDINAL = re.compile(r"0|[1-9][0-9]{0,99}", re.ASCII)
 MAX_ORDINAL = 10**100 - 1
+# The longest origin in a pack. With an ordinal, it is a message id, which AMQP limits to 255 bytes.
+ORIGIN_BYTES = 150
 DIGIT_BITS = 32  # see child_ordinals()
 
 Value = TypeVar("Value")
@@ -43,7 +45,9 @@ class Ids(Sequence[str]):
 
         """
         origin, dash, ordinal = message_id.rpartition("-")
-        if dash and ORDINAL.fullmatch(ordinal):
+        # An id with a longer origin does not fit into a pack. It counts as an id without ordinal.
+        fits = len(origin) <= ORIGIN_BYTES and len(origin.encode()) <= ORIGIN_BYTES
+        if dash and fits and ORDINAL.fullmatch(ordinal):
             return cls(origin, [int(ordinal)])
         return cls(message_id, None)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Self, TypeVar
 
 from feedbus.errors import InvalidBody
-from feedbus.records.ids import MAX_ORDINAL, Ids, pick
+from feedbus.records.ids import MAX_ORDINAL, ORIGIN_BYTES, Ids, pick
 from feedbus.records.payloads import (
     ERROR_CHARACTERS,
     SIMPLE,
@@ -18,8 +18,6 @@ from feedbus.records.payloads import (
 from feedbus.wire.constants import PACK, SHORT_TEXT_BYTES
 
 MAX_EXPANDED_BYTES = 256 * 1024 * 1024  # limit for all records of a pack, as plain messages
-# The limit for an origin. With an ordinal, it is a message id, which AMQP limits to 255 bytes.
-ORIGIN_BYTES = 150
 NAME_CHARACTERS = 60  # limit for a name in the text of an error
 KINDS: Mapping[type, str] = {dict: "a JSON object", list: "a list"}
 
@@ -294,6 +292,9 @@ def _ids(origins: list[Any], origin_indexes: list[Any], ordinals: list[Any]) -> 
         raise ValueError(msg)
     if any(_utf8_bytes(origin, "origins") > ORIGIN_BYTES for origin in origins):
         msg = f"origins: a text has more than {ORIGIN_BYTES} bytes"
+        raise ValueError(msg)
+    if any("\0" in origin for origin in origins):
+        msg = "origins: a text contains NUL"
         raise ValueError(msg)
     _check_integers("ordinals", ordinals, MAX_ORDINAL)
     if not origin_indexes:

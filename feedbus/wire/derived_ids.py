@@ -55,8 +55,11 @@ def has_unique_part(message_id: str) -> bool:
 
 
 def is_id(value: object) -> bool:
-    """Whether a value is a valid message id: a text of 1 to 255 bytes of UTF-8."""
-    return bool(value) and is_short_text(value)
+    """Whether a value is a valid message id: a text of 1 to 255 bytes of UTF-8, without NUL.
+
+    A text with the character NUL cannot be stored by PostgreSQL, and is cut by SQLite.
+    """
+    return bool(value) and is_short_text(value) and "\0" not in str(value)
 
 
 def is_short_text(value: object) -> bool:
