@@ -121,6 +121,9 @@ def queue_of(consumer: str) -> str:
 def belongs_to_queue(name: str, queue: str) -> bool:
     """Whether a name is the name of a queue or of one of its shards, or is derived from this name.
 
+    The name of a shard's queue on the broker always contains the digest of its generation. So
+    "orders_2" is not a shard of "orders", but "orders_2.0123abcd" is.
+
     Args:
         name: the name, without the topology's name.
         queue: the name of the queue, without the topology's name.
@@ -128,7 +131,7 @@ def belongs_to_queue(name: str, queue: str) -> bool:
     """
     if not name.startswith(queue):
         return False
-    rest = re.sub(r"^_\d+(?=\.|$)", "", name[len(queue) :])
+    rest = re.sub(rf"^_\d+(?=\.{DIGEST}(\.|$))", "", name[len(queue) :])
     return not rest or (rest.startswith(".") and role_of(rest[1:]) in OF_A_QUEUE)
 
 

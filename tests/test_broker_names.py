@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,9 +51,11 @@ def test_what_feedbus_makes_for_a_shard_belongs_to_its_queue(
 ) -> None:
     suffix = BUILT[role][0].removeprefix(BUILT[role][1])
     of_a_queue = BUILT[role][1] != "t.ring"
-    for owner in (queue, f"{queue}_{shard}"):
-        assert belongs_to_queue(owner, queue)
-        assert belongs_to_queue(f"{owner}{suffix}", queue) == of_a_queue
+    of_a_shard = of_a_queue and re.match(r"\.[0-9a-f]{8}(\.|$)", suffix) is not None
+    assert belongs_to_queue(queue, queue)
+    assert belongs_to_queue(f"{queue}{suffix}", queue) == of_a_queue
+    assert belongs_to_queue(f"{queue}_{shard}{suffix}", queue) == of_a_shard
+    assert not belongs_to_queue(f"{queue}_{shard}", queue)
     assert not belongs_to_queue(f"{queue}x{suffix}", queue)
     assert queue_of(f"{queue}_{shard}") == queue
 
