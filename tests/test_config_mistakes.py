@@ -36,8 +36,8 @@ WRONG_FILES = {
     "a name that is the broker's own": (
         START.replace('"shop"', '▸"amq.x"') + ORDERS,
         (
-            "name: expected another name: names that begin with 'amq.' are reserved by the broker,"
-            " got 'amq.x'"
+            "name: expected another name, because the broker reserves names that begin with"
+            " 'amq.', got 'amq.x'"
         ),
     ),
     "a table that is a text": (
