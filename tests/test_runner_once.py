@@ -83,6 +83,28 @@ def test_the_messages_of_two_queues_for_one_record_are_different(
     assert system.seen == [1, 1]
 
 
+@pytest.mark.parametrize("batch", [False, True], ids=["single", "batch"])
+def test_the_messages_of_two_projects_for_one_record_are_different(
+    make: Callable[..., System], batch: bool
+) -> None:
+    def publish_each(records: Records, _bus: Bus) -> None:
+        records.publish("other", key="n", columns={"n": "n"})
+
+    ids = []
+    for _ in range(2):  # each system is a project with another name
+        system = make(
+            queue(**({"batch": BATCH} if batch else {})),
+            queue("next", exchange="other", routing_keys=("n",)),
+        )
+        with system.bus() as bus:
+            bus.publish("work", {"n": 1}, message_id="the-same")
+        system.run(publish_each if batch else publishing(system), batch=batch)
+        with broker.connect(system.topology) as connection:
+            name = Names(system.topology).queue(system.topology.consumer("next"))
+            ids.append(connection.default_channel.basic_get(name).properties["message_id"])
+    assert len(set(ids)) == 2
+
+
 def test_a_message_id_with_nul_is_replaced_or_refused(make: Callable[..., System]) -> None:
     system = make(queue(once=True))
     with broker.connect(system.topology) as connection:

@@ -68,8 +68,8 @@ class CollectingBus(Bus):
             collect: receives the records, at each call of a publishing method.
             shards: returns the number of shards of an exchange, or 0 for an exchange without
                 shards; raises UsageError if there is no such exchange.
-            queue: the name of the handler's queue. If the handlers of several queues publish for
-                the same record, their messages get different ids.
+            queue: the handler's queue, as Sender.queue_of_ids() returns it. If the handlers of
+                several queues publish for the same record, their messages get different ids.
 
         """
         self._records = records
@@ -179,7 +179,7 @@ class BatchBus(Bus):
             shards: returns the number of shards of an exchange, or 0 for an exchange without
                 shards; raises UsageError if there is no such exchange.
             max_at_once: how many messages for one exchange are packed together.
-            queue: the name of the handler's queue, as for a CollectingBus.
+            queue: the handler's queue, as for a CollectingBus.
 
         """
         self._records = records

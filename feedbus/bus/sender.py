@@ -80,7 +80,6 @@ class Sender:
         self._blocked_seconds = blocked_seconds
         self._nacked_seconds = nacked_seconds
         self.encoder = Encoder(topology)
-        self.project = topology.name
         self._topology = topology
         self._metrics = metrics
         waited = [metrics.publisher_blocked] if metrics is not None else []
@@ -88,6 +87,18 @@ class Sender:
         self._timer = Timer(topology, waiting=waiting)
         self._connection: Connection | None = None
         self._publisher: Publisher | None = None
+
+    def queue_of_ids(self, queue: str) -> str:
+        """Return the text that stands for a queue in the ids of its handlers' messages.
+
+        It contains the name of the project, because two projects on one broker can have queues of
+        the same name.
+
+        Args:
+            queue: the name of the queue in the topology.
+
+        """
+        return f"{self._topology.name}.{queue}"
 
     def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
         """Send messages in order, and return the messages that the broker did not accept.

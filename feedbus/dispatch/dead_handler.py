@@ -199,7 +199,7 @@ class DeadHandler:
                         records,
                         publications.collect,
                         self._sender.encoder.shard_count,
-                        queue=f"{self._sender.project}.{queue.name}",
+                        queue=self._sender.queue_of_ids(queue.name),
                     )
                     arguments_offered = GivenDeadLetter(bus, session, records, letter)
                     if self._is_async:

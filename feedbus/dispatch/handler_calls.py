@@ -64,8 +64,7 @@ class HandlerCalls:
         self._find_overtaken = find_overtaken
         self._pid = os.getpid()
         self._consumer = consumer
-        # Two projects on one broker can have queues of the same name.
-        self._queue_of_ids = f"{sender.project}.{consumer.queue.name}"
+        self._queue_of_ids = sender.queue_of_ids(consumer.queue.name)
         self._sender = sender
         self._store = store
         self._leftovers = leftovers

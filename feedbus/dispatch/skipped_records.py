@@ -61,13 +61,14 @@ class SkippedRecords:
 
         The dispatch calls this in the consumer's thread, before it settles deliveries.
         """
-        message_id = ""
+        if not self._reported:
+            return
         while self._reported:
             message_id, count = self._reported.popleft()
             self._metrics.skipped(count)
             self._unlogged += count
         now = self._clock.monotonic()
-        if not message_id or now < self._next_log_at:
+        if now < self._next_log_at:
             return
         events.info(
             "records_skipped",

@@ -46,8 +46,7 @@ class Ids(Sequence[str]):
         """
         origin, dash, ordinal = message_id.rpartition("-")
         # An id with a longer origin does not fit into a pack. It counts as an id without ordinal.
-        fits = len(origin) <= ORIGIN_BYTES and len(origin.encode()) <= ORIGIN_BYTES
-        if dash and fits and ORDINAL.fullmatch(ordinal):
+        if dash and ORDINAL.fullmatch(ordinal) and len(origin.encode()) <= ORIGIN_BYTES:
             return cls(origin, [int(ordinal)])
         return cls(message_id, None)
 
