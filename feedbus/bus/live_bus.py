@@ -69,8 +69,9 @@ class LiveBus(Bus):
         """Create a bus; it connects at the first publish.
 
         During an outage, a publish call sends its messages again, with the same ids, until
-        timeout_seconds are over. In each attempt, the bus waits for a confirm for timeout_seconds,
-        but for at least 2 s and at most 10 s (CONFIRM_SECONDS).
+        timeout_seconds are over. After that no attempt begins, but the last one may end later:
+        each attempt waits for confirms for as long as timeout_seconds, but for at least 2 s and
+        at most 10 s (CONFIRM_SECONDS).
 
         Args:
             topology: the topology of the system.

@@ -200,9 +200,10 @@ class Dispatch:
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # Pauses can be nested: in pause(), another handler can pause, and this increases
-            # `_paused_seconds`. The duration of this pause already includes that time. So the
-            # duration is added to `earlier_seconds`, not to the present value.
+            # Pauses can be nested: during pause(), another handler can pause, and its inner pause
+            # is added to `_paused_seconds`. The duration of the outer pause, measured here, already
+            # includes the inner pause. So it is added to `earlier_seconds`, not to the present
+            # value.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause
@@ -267,8 +268,8 @@ class Dispatch:
 
         Args:
             decoded_deliveries: deliveries whose records have all been handled.
-            before_dead_handler: called with the id of a message, before the dead handler can get a
-                dead letter of the message. The runner's function writes the id into the file of the
+            before_dead_handler: called with the id of a message, before the dead handler is
+                called with its records. The runner's function writes the id into the file of the
                 crash guard. So if the dead handler ends the process, the next process knows which
                 message was the cause.
 

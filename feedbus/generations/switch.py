@@ -129,8 +129,8 @@ def _carry_out(channel: Channel, names: Names, state: RingState) -> RingState:
         # there only a moment later. The held messages must come after this message.
         channel.connection.clock.sleep(broker.in_flight_seconds(names.topology))
     # The held messages go to the old ring that this switch replaces. Consumers do not delete its
-    # queues before the switch is complete. If an operator has deleted a queue, its held messages go
-    # to the new ring.
+    # queues before the switch is complete. If an operator has deleted one of them, the held
+    # messages for it go to the new ring.
     generations = (*state.draining[-1:], state.current)
     append_held(channel, names, state.current.exchange, generations)
     if state.draining:

@@ -297,7 +297,8 @@ class Runner:
                 # The broker has cancelled a subscription, perhaps to a waiting queue. After that,
                 # another consumer may have put records into the waiting queue. This consumer does
                 # not know these records. If it handled a record now, the record could overtake one
-                # of them that has the same key. So end_queues() first stops reading these queues,
+                # of them that has the same key. So nothing is handled now: end_queues() stops
+                # reading each queue with a cancelled subscription, together with its waiting queue,
                 # and returns the unsettled deliveries to the broker.
                 if queues.end_queues():
                     break
@@ -315,8 +316,9 @@ class Runner:
             if not in_time:
                 queues.return_before_timeout()
             elif not arrived and not self._subscriptions.unsubscribed:
-                # The consumer has subscribed to all its queues, and has nothing to handle. If this
-                # connection has lasted for long enough, an earlier outage is over.
+                # Usually a handled message shows that an outage is over. This consumer reads all
+                # its queues, but nothing has arrived. Here, a connection that has lasted for long
+                # enough shows it.
                 run.outage_pause.record_success_after(begun_at)
             self._pruning.check(raw)
             if queues.end_queues():  # True if run() must connect again, as described above
