@@ -109,8 +109,9 @@ def unavailable_part(error: FeedbusError) -> OutagePart:
         error: an error that a consumer treats as an outage.
 
     Returns:
-        "store", "broker" or "handler" (something else that a handler needs). For a usage error, the
-        result is "broker": for example, the topology's lock is on the broker.
+        "store", "broker" or "handler" (something else that a handler needs). A UsageError counts
+        as "broker": a consumer gets one if, for example, another process held the topology's lock
+        for too long, and this lock is on the broker.
 
     """
     if isinstance(error, StoreOutage):

@@ -243,7 +243,7 @@ def test_keys_come_from_the_store(balance, filled, query, traffic):
         ("SELECT reader_id FROM absent", "store "),
         ("SELECT NULL FROM feed", "query: row 1: expected a routing key"),
         ("SELECT reader_id, -1 FROM feed", "query: row 1: expected traffic as a number from 0"),
-        ("SELECT reader_id FROM feed WHERE 1 = 0", "expected at least one routing key"),
+        ("SELECT reader_id FROM feed WHERE 1 = 0", "--query: expected at least one routing key"),
     ],
 )
 def test_what_the_store_refuses_is_reported_in_a_line_and_changes_nothing(
@@ -290,7 +290,7 @@ def test_what_cannot_be_balanced_is_refused(balance, words, code, reported):
         ("a\tnan\n", "keys.tsv:1: expected traffic as a number from 0"),
         ("a\t1e999999999\n", "keys.tsv:1: expected traffic as a number from 0"),
         ("a\t0\n", "expected traffic for at least one of the 1 key"),
-        ("", "expected at least one routing key"),
+        ("", "keys.tsv: expected at least one routing key"),
     ],
 )
 def test_traffic_that_is_none_is_reported_by_line(balance, tmp_path, content, reported):

@@ -225,7 +225,7 @@ def test_a_bad_range_is_a_usage_error(spread, keys, reported):
     [
         (b"1\n2\n\xff\xfe\n", "keys.txt:3: expected a routing key in UTF-8"),
         (b"1\n" + b"x" * 256, "keys.txt:2: expected a routing key of at most 255 bytes, got 256"),
-        (b"\n\n", "expected at least one routing key"),
+        (b"\n\n", "keys.txt: expected at least one routing key"),
     ],
 )
 def test_a_file_that_holds_no_keys_is_reported_by_line(spread, tmp_path, content, reported):

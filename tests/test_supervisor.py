@@ -14,9 +14,9 @@ import pytest
 
 from feedbus.errors import UsageError
 from feedbus.supervisor import endpoint, log_path, watchers
-from feedbus.supervisor.command_processes import run_command
 from feedbus.supervisor.restart_policy import RestartPolicy, describe_exit
 from feedbus.supervisor.rotated_log import RotatedLog
+from feedbus.supervisor.run_command import run_command
 from feedbus.topology import Exchange, Process, Queue, StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
 from tests.projects import PATIENCE_SECONDS

@@ -42,6 +42,11 @@ class Keys:
         """Whether the keys are a range of numbers, and not lines of a file."""
         return RANGE.fullmatch(self.source) is not None
 
+    @property
+    def described(self) -> str:
+        """The name of the source in an error message."""
+        return "standard input" if self.source == "-" else self.source
+
     def lines(self) -> Iterator[tuple[str, str]]:
         """Yield the position (file:line) and the text of each line that is not empty.
 
@@ -49,7 +54,7 @@ class Keys:
             UsageError: the source cannot be read, or a line is not in UTF-8.
 
         """
-        name = "standard input" if self.source == "-" else self.source
+        name = self.described
         try:
             standard = nullcontext(sys.stdin.buffer)
             with standard if self.source == "-" else Path(self.source).open("rb") as file:

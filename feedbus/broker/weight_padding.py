@@ -48,5 +48,8 @@ def weight_keys(members: Sequence[tuple[str, int]]) -> list[str]:
 
 
 def _sorted_as(zeros: int, weight: int, name: str) -> tuple[bytes, bytes]:
-    """Return the value by which RabbitMQ sorts a binding."""
+    """Return what RabbitMQ compares when it sorts bindings: the binding key, then the queue's name.
+
+    The binding key is the weight with `zeros` zeros before it.
+    """
     return b"0" * zeros + str(weight).encode(), name.encode()

@@ -110,7 +110,7 @@ def command(  # noqa: PLR0913 -- an argument for each option
     with reported(lambda: "the weights were not changed; run the command again"):
         with _pairs(topology, keys, query, traffic) as pairs:
             tally.add(pairs)
-        _check(tally, traffic)
+        _check(tally, "--query" if keys is None else keys.described, traffic)
         found = find(topology, generation, tally, max_buckets, target)
     written = write and found.changes
     refusal: UsageError | None = None
@@ -154,10 +154,10 @@ def _pairs(
         yield pairs_of_rows(columns, rows, traffic)
 
 
-def _check(tally: Tally, traffic: str | None) -> None:
-    """Raise UsageError if there are no keys, or if no key has traffic."""
+def _check(tally: Tally, source: str, traffic: str | None) -> None:
+    """Raise UsageError if the source has no keys, or if no key has traffic."""
     if not tally.keys:
-        msg = "expected at least one routing key, got none"
+        msg = f"{source}: expected at least one routing key, got none"
         raise UsageError(msg)
     if not tally.total:
         source = f" in {traffic}" if traffic and not traffic.isdecimal() else ""

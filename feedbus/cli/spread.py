@@ -66,8 +66,7 @@ def command(
         before = Spread.over(earlier, find_ring(earlier, queue, against))
     moves = count_records(keys, spread, before)
     if not spread.records:
-        source = "standard input" if keys.source == "-" else keys.source
-        msg = f"{source}: expected at least one routing key, got none"
+        msg = f"{keys.described}: expected at least one routing key, got none"
         raise UsageError(msg)
     if as_json:
         report = {"exchange": generation.exchange, "records": spread.records.total()}

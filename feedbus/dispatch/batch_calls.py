@@ -13,7 +13,7 @@ from __future__ import annotations
 from feedbus.dispatch.blocked_keys import BlockedKeys
 from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.handler_calls import HandlerCalls
-from feedbus.dispatch.overtaken_records import OvertakenRecords, locate
+from feedbus.dispatch.overtaken_in_batch import OvertakenRecords, locate
 from feedbus.dispatch.waiting_record_exceptions import EarlierRecordWaits, FailedRecordsOvertaken
 from feedbus.dispatch.wrapped_handlers import WrappedHandler
 from feedbus.records import Records

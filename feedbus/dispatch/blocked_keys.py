@@ -15,7 +15,7 @@ from typing import Any
 from feedbus.dispatch.decoded_deliveries import DecodedDelivery, InvalidRecord
 from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.order_decisions import OrderDecisions
-from feedbus.dispatch.overtaken_records import locate
+from feedbus.dispatch.overtaken_in_batch import locate
 from feedbus.dispatch.waiting_record_exceptions import EarlierRecordWaits
 from feedbus.records import Records
 

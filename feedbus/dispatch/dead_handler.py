@@ -37,7 +37,7 @@ events = EventLog(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterDelivery:
-    """The delivery of a failed record: it returns the Message that the dead handler can request.
+    """The delivery of a failed record; message() returns the Message for the dead handler.
 
     An object is created for each dead letter that the dead handler gets.
 

@@ -16,7 +16,7 @@ from feedbus.dispatch.failed_record_sender import FailedRecordSender
 from feedbus.dispatch.failure_policy import FailurePolicy
 from feedbus.dispatch.handler_calls import HandlerCalls
 from feedbus.dispatch.order_decisions import OrderDecisions
-from feedbus.dispatch.overtaken_records import OvertakenRecords
+from feedbus.dispatch.overtaken_in_batch import OvertakenRecords
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.repeated_deliveries import RepeatedDeliveries
 from feedbus.dispatch.settled_counts import SettledCounts

@@ -137,11 +137,12 @@ class WaitingDeliveries:
         return self.predecessors.queues_before(generation_number, routing_key)
 
     def mark_complete(self) -> None:
-        """Register that all messages of a waiting queue have arrived.
+        """Register that the records which were in a waiting queue at its subscription have arrived.
 
-        The runner calls this when it begins to read. The ids of the waiting records are added to
-        `records_at_start`. If the consumer's own queue also delivers one of these records, because
-        of a crash, the record is recognised by its id, and is handled only once.
+        WaitingQueue.open() calls this after it has received all of them, before the consumer reads
+        its own queue. The ids of the waiting records are added to `records_at_start`. If the
+        consumer's own queue also delivers one of these records, because of a crash, the record is
+        recognised by its id, and is handled only once.
         """
         self.records_at_start.add(self.records)
 

@@ -105,7 +105,8 @@ class Resources:
         if self.ready:
             return
         while self._dead:
-            self._close_dead(self._dead.popleft())
+            self._close_dead(self._dead[0])
+            self._dead.popleft()
         for parameters in self._requests:
             self._open(parameters)
         self._all_open = True
@@ -146,11 +147,21 @@ class Resources:
             self._loop = None
 
     def _end(self, resource: Resource, end: Callable[[], None]) -> None:
+        """Close a resource, and log an error of it, also one that ended it before."""
+        error: BaseException | None = None
         try:
             end()
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 -- the other resources must still be closed
+        except BaseException as caught:  # noqa: BLE001 -- the other resources must still be closed
+            error = caught
+        if resource in self._dead:
+            text = (
+                f"the resource {_shown(resource)} has ended by itself; feedbus opens it again"
+                " before the next message"
+            )
+            events.error("resource_ended", text, exc_info=error)
+        elif error is not None:
             text = f"the resource {_shown(resource)} could not be closed; the others are closed"
             events.error("resource_not_closed", text, exc_info=error)
 
@@ -158,8 +169,6 @@ class Resources:
         """Close a resource that has ended by itself, and the resources that need it."""
         if dead not in self._values:  # it was closed, because it needs another one that has ended
             return
-        text = f"the resource {_shown(dead)} ended by itself; feedbus will open it again"
-        events.error("resource_ended", text)
         closing = {
             each for each in self._values if each == dead or dead in of_resource(each).resources()
         }

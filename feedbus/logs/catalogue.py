@@ -87,7 +87,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "task_failed": "An asyncio task of a handler or a resource failed; the traceback follows.",
         "loop_stopped": "A handler or a resource stopped the event loop; feedbus runs it again."
         " Search the project's async code for a call of `loop.stop()`, and remove it.",
-        "resource_ended": "A resource has ended by itself; feedbus opens it again.",
+        "resource_ended": "A resource has ended by itself; feedbus opens it again. The traceback"
+        " shows the cause. If this repeats, correct the resource, or the server that it uses.",
         "resource_not_closed": "A resource could not be closed; the traceback follows. The other"
         " resources were closed.",
         "log": "A line that a library or a handler has logged; `logger` is the name of the logger."

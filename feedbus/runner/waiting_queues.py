@@ -199,8 +199,8 @@ class WaitingQueues:
                 count = counted(len(self), "record waits", "records wait")
                 events.info(
                     "waiting_read",
-                    f"{self._consumer.name}: {count} for an earlier record of the same key, or for"
-                    " a retry",
+                    f"{self._consumer.name} begins to read: {count} for an earlier record of the"
+                    " same key, or for a retry",
                     consumer=self._consumer.name,
                     queue=name,
                     records=len(self),

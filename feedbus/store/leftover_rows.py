@@ -196,11 +196,11 @@ class LeftoverRows:
         return keys
 
     def _include_rows_in_flight(self, rows: Sequence[OutboxRow]) -> bool:
-        """Whether a row is so young that another process may still be sending it.
+        """Whether one of the rows is so young that another process may still be sending it.
 
         Rows that this process has given to add() are not in flight. A row can have a time in the
-        future, if the clock was set back. Such a row does not count as young, because the wait
-        could be long.
+        future, if the clock was set back. Such a row does not count as young: the caller would wait
+        until the row is old enough, which could be long.
         """
         present = now(self.clock)
         young_ids = {

@@ -223,8 +223,9 @@ class Relay:
             older_than_seconds=min_age_seconds,
             choose=self._leave_out_published(),
         )
-        if count or self._is_unavailable:
-            events.info("outbox_relayed", "messages of the outbox were published", messages=count)
+        if count or self._is_unavailable or self._logged_error:
+            text = "messages of the outbox were published" if count else "the outbox is empty again"
+            events.info("outbox_relayed", text, messages=count)
         self._is_unavailable = False
 
     def _leave_out_published(self) -> Callable[[Sequence[OutboxRow]], Sequence[OutboxRow]]:

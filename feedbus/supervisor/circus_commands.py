@@ -31,7 +31,7 @@ from feedbus import config
 from feedbus.errors import FeedbusError
 from feedbus.supervisor import watcher_state
 from feedbus.supervisor.applied_settings import PROTOCOL, write_applied, write_broker
-from feedbus.supervisor.command_processes import run_command
+from feedbus.supervisor.run_command import run_command
 from feedbus.supervisor.supervision import Supervision
 from feedbus.supervisor.watcher import ProcessWatcher
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from feedbus.errors import FeedbusError
 from feedbus.logs import EventLog
 from feedbus.name_list import listed
-from feedbus.supervisor.command_processes import run_command
+from feedbus.supervisor.run_command import run_command
 from feedbus.supervisor.supervision import Supervision
 from feedbus.supervisor.watcher import ProcessWatcher
 from feedbus.supervisor.watcher_options import SUPERVISOR

@@ -108,7 +108,11 @@ def _add_missing(
 
 
 def _add_looking_up(table: str, column: str, channel: str, group: Group) -> int:
-    """Add rows to a table of SQLite, where a join with the addresses costs little."""
+    """Add the notifications of a group to a table of SQLite; return the number of added rows.
+
+    The statement reads the address of each user, which costs little on SQLite. A user without an
+    address gets no row, nor does a user who has got the notification before.
+    """
     source, text, users = group
     added = run(
         f"""

@@ -43,13 +43,14 @@ def since_boot() -> tuple[str, int] | None:
 
 
 class BrokerTime:
-    """Returns the time of a broker file in milliseconds.
+    """Returns the broker's time in milliseconds: the time since boot, plus an offset.
 
-    Each connection has one BrokerTime object.
+    The offset is in the broker's file, so all processes that use the file get the same time. Each
+    connection has one BrokerTime object.
 
     Args:
-        database: the connection to the file. The constructor reads the offset from it, and writes a
-            new offset after a boot.
+        database: the connection to the file. The constructor reads the offset from the file. If no
+            process has used the file since the boot, the constructor writes a new offset.
     """
 
     def __init__(self, database: sqlite3.Connection) -> None:
