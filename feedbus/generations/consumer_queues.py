@@ -15,7 +15,7 @@ from feedbus import broker
 from feedbus.broker import external_objects
 from feedbus.broker_names import Names
 from feedbus.errors import BrokerOutage, UsageError
-from feedbus.generations import predecessors, queue_removal, ring_state, switch
+from feedbus.generations import old_queue_shares, predecessors, queue_removal, ring_state, switch
 from feedbus.generations.held_messages import may_refuse
 from feedbus.generations.predecessors import Predecessors
 from feedbus.generations.ring_state import RingState
@@ -236,7 +236,7 @@ class ConsumerQueues:
     def index(self) -> int:
         """The index, from 0, of this consumer among the members of its current ring.
 
-        The index determines the consumer's share of the old queues. The consumer must be a member.
+        The consumer must be a member.
         """
         members = () if self._state is None else self._state.current.members
         return [name for name, _ in members].index(self._consumer.name)
@@ -378,12 +378,11 @@ class ConsumerQueues:
         """Return this consumer's share of a generation's queues; it depends only on the state."""
         if self._state is None:
             return []
-        current_members = [name for name, _ in self._state.current.members]
-        own_index = current_members.index(self._consumer.name)
+        readers = old_queue_shares.readers(self._state.current, generation)
         return [
-            queue
-            for index, queue in enumerate(self._names.members(generation))
-            if index % len(current_members) == own_index
+            self._names.member(generation, member)
+            for member, reader in readers.items()
+            if reader == self._consumer.name
         ]
 
     def _await_drained(self, connection: Connection, generation: Generation) -> bool:
