@@ -18,8 +18,8 @@ from feedbus.process.interrupts import INTERRUPTED, end_at_once
 def main() -> None:
     """Run the command of the command line, and exit; the script `feedbus` calls the function.
 
-    A command can set handlers that end it with KeyboardInterrupt. Before and after the command,
-    signals end the process at once.
+    A command can set signal handlers that end it with KeyboardInterrupt. Before and after the
+    command, signals end the process at once.
     """
     end_at_once()
     try:

@@ -34,7 +34,7 @@ class LeavingQueues:
     """
 
     def __init__(self, connection: Connection, topology: Topology, queues: Iterable[str]) -> None:
-        """Take over the queues, which have no bindings any more.
+        """Create the object for queues that `feedbus apply` has unbound.
 
         Args:
             connection: a connection to the broker.
@@ -49,11 +49,14 @@ class LeavingQueues:
 
     @property
     def fence_count(self) -> int:
-        """The number of queues that get a fence."""
+        """The number of the queues into which messages_left() puts fences.
+
+        The other queues have no consumer, or have a fence already.
+        """
         return len(self._fence_due_at)
 
     def messages_left(self) -> list[int | None]:
-        """Return the number of ready messages of each queue; None if the queue is drained.
+        """Count the ready messages of each queue, and put a fence into each queue that needs one.
 
         There are three kinds of queues:
 
@@ -62,8 +65,12 @@ class LeavingQueues:
           FENCE_SECONDS, the queue gets another fence.
         - An auxiliary queue, such as a retry queue, gets no fence. It is drained when it has no
           messages.
-        - A queue `before`, which has the messages of a replaced queue, has a fence already. It is
-          drained when its consumer has deleted it.
+        - A queue named `before` has the messages of a queue that an earlier `feedbus apply` has
+          replaced, and a fence. It is drained when its consumer has deleted it.
+
+        Returns:
+            For each queue the number of its ready messages, or None if the queue is drained.
+
         """
         return [self._messages_left(queue) for queue in self._queues]
 
@@ -111,7 +118,7 @@ def is_drained(
 ) -> bool:
     """Return whether old generations, removed queues and replaced queues are drained.
 
-    `feedbus apply --no-wait` calls this. If the queues have no messages except their fences, the
+    `feedbus apply --no-wait` calls this. If the few messages that are left can all be fences, the
     function waits a short time, in which the consumers delete the queues.
 
     Args:

@@ -206,7 +206,10 @@ def _refuse(connection: Connection, topology: Topology, plan: Plan) -> None:
 def _make(
     connection: Connection, topology: Topology, plan: Plan, supervisor: Supervisor | None
 ) -> None:
-    """Declare new objects, and replace objects that differ from the topology."""
+    """Declare new objects, and replace objects that differ from the topology.
+
+    If the consumers run, `supervisor` stops the consumers of the queues that are replaced.
+    """
     names, work = Names(topology), plan.work
     channel = connection.channel()
     project_marks.declare_marks(channel, topology)
@@ -269,7 +272,7 @@ def _switch(
     before: Mapping[str, RingState],
     report: Callable[[str], None],
 ) -> list[RingState]:
-    """Switch the rings that differ from the topology, and return their states.
+    """Switch the rings that differ from the topology; return the states of all rings.
 
     Args:
         channel: a channel of the broker.

@@ -63,7 +63,15 @@ class Messages:
         return list(dict.fromkeys(name for each in queues for name in self.of_queue[each.name]))
 
     def _add(self, queue: Queue, routes: HandlerRoutes, content_type: str | None) -> Iterator[str]:
-        """Add the messages of a queue's handlers; yield the name of each."""
+        """Add the messages of a queue's handlers; yield the name of each.
+
+        Args:
+            queue: the queue.
+            routes: the imported handlers of the queue.
+            content_type: the option `content_type` of the queue's exchange. With None, the
+                parameter of the handler determines the content type.
+
+        """
         types: Sequence[str | None] = routes.types or [None] * len(routes.handlers)
         for handler, amqp_type in zip(routes.handlers, types, strict=True):
             record_loader = handler.record_loader()
@@ -136,9 +144,15 @@ def _schemas(name: str, schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _within_document(schema: Any, names: Mapping[str, str]) -> Any:
     """Return a schema whose references point to components of the document.
 
-    The keyword `discriminator` is left out, because its value has another form in AsyncAPI (the
-    name of a definition) than in msgspec and pydantic (a value of a field). Each alternative of the
-    schema requires its own value of the field, so the schema is still complete.
+    The keyword `discriminator` names the field whose value selects one of several alternatives. The
+    keyword is left out: in AsyncAPI, the value must be the name of a definition, but in msgspec and
+    pydantic it can be another text. Without the keyword, the schema is still complete, because each
+    alternative requires its own value of the field.
+
+    Args:
+        schema: a JSON Schema, or a value in it.
+        names: maps the name of each definition of the schema to the name of its component.
+
     """
     if isinstance(schema, list):
         return [_within_document(each, names) for each in schema]
@@ -156,5 +170,5 @@ def _within_document(schema: Any, names: Mapping[str, str]) -> Any:
 
 
 def _key(name: str) -> str:
-    """Return a name with the characters that AsyncAPI allows in keys."""
+    """Return a name in which "_" replaces each character that AsyncAPI does not allow in keys."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)

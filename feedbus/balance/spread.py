@@ -55,7 +55,10 @@ class Spread:
 
     @property
     def max_over_share(self) -> float:
-        """The largest ratio of a shard's records to its share by weight; 1 if all are equal."""
+        """The largest ratio of a shard's records to its share; 1 if every shard has its share.
+
+        The share is the number of records that the shard would have by its weight.
+        """
         return max_over_share(self.records, self.members)
 
     @property

@@ -33,8 +33,8 @@ class Proposal:
         after: the spread over the proposed ring; `before` itself if nothing is proposed.
         moved: the part of the traffic that would move to another shard, from 0 to 1.
         weights: maps the name of each queue to its proposed weights; empty if nothing is proposed.
-        choices: all weights that could be proposed, in the order of their numbers of buckets. Each
-            choice is more even than the choices before it.
+        choices: all weights that could be proposed, in the order of their sums, the smallest first.
+            Each choice is more even than the choices before it.
 
     """
 
@@ -52,7 +52,7 @@ class Proposal:
         return self.after is not self.before
 
     def evenness(self, balance: Balance) -> float:
-        """Return how even the ring would be with one of the choices; 1 is perfectly even.
+        """Return how even the ring would be with one of the choices; 1 is the best value.
 
         The result is the load of the busiest shard, divided by the mean load of the shards.
 
@@ -64,10 +64,10 @@ class Proposal:
 
     @property
     def floor(self) -> float:
-        """The lowest evenness that is possible with any weights, as evenness() defines it.
+        """The best value of evenness() that is possible with any weights: 1 or more.
 
-        It is above 1 if one class of keys alone exceeds the mean load: all keys of a class are on
-        one shard.
+        It is above 1 if one class of keys alone exceeds the mean load of the shards. All keys of a
+        class are on one shard.
         """
         mean = self.tally.total / len(self.before.members)
         return max(1.0, self.tally.heaviest_load / mean)
@@ -82,8 +82,8 @@ def find(
 ) -> Proposal:
     """Find weights with which all queues of a ring get nearly equal numbers of records.
 
-    Nothing is proposed if the current weights reach the target, or if no weights with at most
-    `max_buckets` buckets are more even.
+    Nothing is proposed if the current weights reach the target, or if no weights whose sum is at
+    most `max_buckets` are more even.
 
     `feedbus balance` calls this.
 
@@ -93,8 +93,8 @@ def find(
         tally: the traffic of the counted keys.
         max_buckets: the largest sum of the weights.
         target: the largest accepted max/mean, the load of the busiest shard divided by the mean
-            load. With None, max/mean may exceed the lowest max/mean that is possible with
-            `max_buckets` by at most CLOSE.
+            load. With None, the target is the lowest max/mean that is possible with `max_buckets`,
+            plus 0.005 (CLOSE).
 
     """
     shards = len(generation.members)

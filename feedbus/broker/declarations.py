@@ -240,9 +240,10 @@ def declare_auxiliary(
     Args:
         channel: a channel of the broker.
         name: the name of the queue on the broker.
-        arguments: the arguments that both queue types have.
+        arguments: the arguments that do not depend on the queue type.
         quorum: True for a quorum queue, False for a classic queue.
-        replaceable: whether `feedbus apply` replaces a queue that exists with other arguments.
+        replaceable: whether `feedbus apply` can replace the existing queue; the text of the error
+            depends on it.
 
     Raises:
         UsageError: the queue exists with other arguments.

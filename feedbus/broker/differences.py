@@ -81,7 +81,8 @@ def explain_refusal(name: str, *, replaceable: bool = False) -> Iterator[None]:
 
     Args:
         name: the name of the declared exchange or queue, for the text of the error.
-        replaceable: whether `feedbus apply` replaces the existing object.
+        replaceable: whether `feedbus apply` can replace the existing object; the text of the error
+            depends on it.
 
     Raises:
         UsageError: the object exists with other arguments, or the broker does not know its type.
@@ -133,7 +134,14 @@ def _refusal(name: str, reply: str, replaceable: bool) -> str:  # noqa: FBT001 -
 
 
 def _replacement(kind: str, name: str, replaceable: bool) -> str:  # noqa: FBT001 -- of explain_refusal
-    """Return how an object with other arguments is replaced."""
+    """Return what the operator must do if an object exists with other arguments.
+
+    Args:
+        kind: "queue" or "exchange".
+        name: the name of the object on the broker.
+        replaceable: whether `feedbus apply` can replace the object.
+
+    """
     if not replaceable:
         command = f" (on RabbitMQ: rabbitmqctl delete_queue {name})" if kind == "queue" else ""
         return f"`feedbus apply` cannot replace it: delete it{command}, and run the command again"

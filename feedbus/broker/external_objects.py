@@ -24,8 +24,8 @@ REMEDY = (
 def check_on_broker(connection: Connection, topology: Topology) -> None:
     """Check by passive declarations that every external exchange and queue exists.
 
-    `feedbus up` calls it before it declares the project's own objects. If another process finds
-    that the broker has no objects of the project, that process calls it, too, and declares them.
+    `feedbus up`, and a process that finds no objects of the project on the broker, call it before
+    they declare the project's own objects.
 
     Raises:
         UsageError: external objects are missing; the error names each of them.

@@ -103,10 +103,12 @@ class Publisher:
         """Publish in order and wait for every confirm; return the messages that were not accepted.
 
         The publisher sends up to 1,000 messages, a window, and waits for their confirms before it
-        sends the next window. If a full queue refuses a message, the publisher does not send the
-        messages of later windows that have the same exchange and routing key, because they would
-        overtake the refused message. The result contains these messages, too. Later messages in the
-        same window were sent before the refusal arrived, so they can overtake the refused message.
+        sends the next window. If a queue is full, the publisher tries again for the constructor's
+        nacked_seconds. If the queue is still full then, the message is refused. The publisher does
+        not send the messages of later windows that have the same exchange and routing key, because
+        they would overtake the refused message. The result contains these messages, too. Later
+        messages in the same window were sent before the refusal arrived, so they can overtake the
+        refused message.
 
         Connection errors of py-amqp are raised unchanged; feedbus.broker.outage() converts them.
 

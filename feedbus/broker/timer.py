@@ -54,9 +54,12 @@ ROUNDED = ((4_096, 1), (65_536, 16), (LONGEST_MILLISECONDS + 1, 256))
 def digits_of(milliseconds: int) -> list[int]:
     """Return the digits of a delay, the digit of position 0 first.
 
-    The list ends with the highest digit that is not 0. The digits have the base 16; above position
-    7, each position stands for 49.7 days and its digit is 1. Delays below 4.1 s are exact. Below
-    65.5 s, they are rounded up to a multiple of 16 ms, longer ones to a multiple of 256 ms.
+    The message waits in one queue of the timer for each digit that is not 0. The list ends with
+    such a digit. The digits of the positions 0 to 7 have the base 16. A delay from 49.7 days has
+    further digits: each is 1, and stands for 49.7 days.
+
+    Delays below 4.1 s are exact. Below 65.5 s, they are rounded up to a multiple of 16 ms, longer
+    ones to a multiple of 256 ms.
 
     Args:
         milliseconds: the delay, from 1 to LONGEST_MILLISECONDS.

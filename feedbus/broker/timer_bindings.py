@@ -93,7 +93,11 @@ def _wanted(
 
 
 def _wanted_of_guards(names: Names, seen: Inventory) -> Iterator[SeenBinding]:
-    """Yield the bindings that should exist between the existing guards and their exchanges."""
+    """Yield the bindings that should exist between the existing guards and their exchanges.
+
+    A guard is an exchange in front of an exchange of the topology. The timer sends messages whose
+    delay is over to the guard: see has_guard().
+    """
     for exchange in names.topology.exchanges.values():
         guard = names.timer_guard(exchange.name)
         if not has_guard(exchange) or guard not in seen.exchanges:
@@ -105,10 +109,12 @@ def _wanted_of_guards(names: Names, seen: Inventory) -> Iterator[SeenBinding]:
 def _routes_to_target(names: Names, binding: SeenBinding) -> bool:
     """Whether a binding routes due messages to their target, or to an object before the target.
 
-    This object is a guard, or the queue of the timer through which retries reach an external queue.
+    The delay of a due message is over. The target is the queue or exchange for which the message
+    was published. The object before the target is a guard (see has_guard()), or the queue of the
+    timer through which retries reach an external queue.
 
-    feedbus declares such a binding when the first message needs it. So the binding is never
-    missing, and it is not foreign.
+    feedbus declares such a binding when the first message needs it. So foreign_bindings() leaves
+    the binding out.
     """
     kind, _, target = str(binding.arguments.get(TIMER_TARGET, "")).partition(" ")
     before_target = (names.timer_guard(""), f"{names.timer_prefix}to.")  # prefixes of names

@@ -65,9 +65,10 @@ class Timer:
     def declare(self, channel: Channel, messages: Sequence[Outgoing]) -> None:
         """Declare the objects for these delayed messages, and wait until they are on the disk.
 
-        The first message that needs a position (a digit of the delay) waits for the disk. Then the
-        exchange `written` of the position is declared. Later messages, also those of other
-        processes, do not wait, because this exchange exists.
+        A position is the place of a digit in the delay; it has queues of its own. The first message
+        that needs a position waits for the disk. Then the exchange `written` of the position is
+        declared. Later messages, also those of other processes, do not wait, because this exchange
+        exists.
 
         Args:
             channel: a channel of the broker.
@@ -96,7 +97,12 @@ class Timer:
         self._positions |= positions
 
     def _await_written(self, channel: Channel, positions: Iterable[int]) -> None:
-        """Wait until the queues of these positions are on the disk; then declare `written`."""
+        """Wait until the queues of these positions are on the broker's disk.
+
+        A position is the place of a digit in the delay; it has queues of its own. After the wait,
+        the exchange `written` of each position is declared. If all of these exchanges exist
+        already, there is no wait.
+        """
         names = [self._names.timer_written(position) for position in sorted(positions)]
         new = [name for name in names if not lookups.exchange_exists(channel.connection, name)]
         if not new:
@@ -131,8 +137,9 @@ def restore(channel: Channel, names: Names) -> None:
     this function after they have declared other objects. It does nothing if the project has no
     timer, because no message was ever delayed.
 
-    A target may be missing on the broker: for example, its queue was removed from the topology.
-    Such a target is not bound, and the messages for it stay undelivered.
+    A target is the queue or exchange for which a delayed message was published. It may be missing
+    on the broker: for example, the queue was removed from the topology. Such a target is not bound,
+    and the messages for it stay undelivered.
 
     Args:
         channel: a channel of the broker.
@@ -162,7 +169,15 @@ def restore(channel: Channel, names: Names) -> None:
 
 
 def _send_undelivered(channel: Channel, names: Names, bound_targets: set[str]) -> None:
-    """Send the messages of the queue `undelivered` whose targets are bound again."""
+    """Send the messages of the queue `undelivered` whose targets are bound again.
+
+    Args:
+        channel: a channel of the broker.
+        names: the names of the topology's objects on the broker.
+        bound_targets: the targets, each as "queue NAME" or "exchange NAME". A target is the queue
+            or exchange for which a delayed message was published.
+
+    """
     sent_count, kept_tags = 0, []
     # A message that is sent again may still match no queue of its target. Then it returns to the
     # end of the queue `undelivered`. So the loop only reads as many messages as the queue has at
@@ -191,9 +206,12 @@ def _send_undelivered(channel: Channel, names: Names, bound_targets: set[str]) -
 
 
 def _declare_positions(channel: Channel, names: Names) -> None:
-    """Declare the exchanges and bindings of the positions, and the objects behind position 0.
+    """Declare the exchanges through which delayed messages pass, and connect them by bindings.
 
-    Each exchange is bound to the exchange of the next lower position, so the lowest comes first.
+    A position is the place of a digit in the delay, and has an exchange. If the digit is 0, this
+    exchange sends the message to the exchange of the next lower position, so the lowest is declared
+    first. The exchange `due` follows position 0. If a message matches no binding of `due`, it goes
+    to the queue `undelivered`, which is declared, too.
     """
     undelivered = names.timer_undelivered
     channel.exchange_declare(undelivered, "fanout", durable=True, auto_delete=False)
@@ -213,7 +231,8 @@ def _declare_positions(channel: Channel, names: Names) -> None:
 def _declare_missing(channel: Channel, names: Names, position: int) -> None:
     """Declare the missing queues of a position, and bind all queues of the position.
 
-    If the broker has none of the queues, no message has needed the position, so none is declared.
+    A position is the place of a digit in the delay. It has a queue for each digit except 0. If the
+    broker has none of these queues, no message has needed the position, so none is declared.
     """
     queues = {names.timer_queue(position, digit): digit for digit in position_digits(position)}
     missing = [name for name in queues if not lookups.queue_exists(channel.connection, name)]
@@ -227,7 +246,7 @@ def _declare_missing(channel: Channel, names: Names, position: int) -> None:
 
 
 def _declare_queues(channel: Channel, names: Names, position: int, digits: Iterable[int]) -> None:
-    """Declare and bind the queues of some digits of a position."""
+    """Declare and bind the timer's queues for some digits at a position of the delay."""
     for digit in digits:
         name = names.timer_queue(position, digit)
         declarations.declare_auxiliary(

@@ -43,7 +43,13 @@ class UnconfirmedMessages:
         channel.events["basic_return"].add(self._on_return)
 
     def _take_answered(self, tag: int, *, multiple: bool) -> list[int]:
-        """Return the tags of the messages that a confirm answers."""
+        """Return the tags of the messages that a confirm answers; the caller removes them.
+
+        Args:
+            tag: the delivery tag in the confirm.
+            multiple: whether the confirm also answers all messages with lower tags.
+
+        """
         if not multiple:
             return [tag] if tag in self.messages_by_tag else []
         return list(takewhile(lambda waiting: waiting <= tag, self.messages_by_tag))
@@ -84,7 +90,10 @@ class UnconfirmedMessages:
             )
 
     def _find_first(self, test: Callable[[Outgoing], bool]) -> int | None:
-        """Search after the last returned message; return the first tag that passes the test."""
+        """Return the tag of the first message that passes the test; None if there is none.
+
+        Only messages without an answer after the last returned message are tested.
+        """
         tags = range(self._returned_tag + 1, self.last_tag + 1)
         return next(
             (

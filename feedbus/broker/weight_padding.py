@@ -20,6 +20,9 @@ MAX_ZEROS = 240  # a binding key of AMQP has at most 255 bytes
 def weight_keys(members: Sequence[tuple[str, int]]) -> list[str]:
     """Return the binding key of each queue of a ring: its weight with leading zeros.
 
+    RabbitMQ ignores the zeros when it reads the weight. But it sorts the bindings by their keys, as
+    texts, when it starts and builds the ring again. With the zeros, the order stays the same.
+
     Args:
         members: (name of the queue on the broker, weight), in the order of the bindings.
 

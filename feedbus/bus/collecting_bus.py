@@ -82,7 +82,10 @@ class CollectingBus(Bus):
         return self._shards(exchange) > 0
 
     def publish_many(self, exchange: str, pairs: Iterable[tuple[Payload, str]]) -> int:
-        """Collect (payload, routing key) pairs until the handler returns, and return their number.
+        """Collect (payload, routing key) pairs, and return their number.
+
+        They are sent as records after the commit of the handler's transaction, or while the handler
+        runs if the queue sets `stream = true`.
 
         Args:
             exchange: the name of the exchange in topology.toml.
@@ -108,7 +111,10 @@ class CollectingBus(Bus):
         *,
         shared: Mapping[str, Any] | None = None,
     ) -> int:
-        """Collect records by column until the handler returns, and return their number.
+        """Collect records given by column, and return their number.
+
+        The records are sent after the commit of the handler's transaction, or while the handler
+        runs if the queue sets `stream = true`.
 
         Args:
             exchange: the name of the exchange in topology.toml.
@@ -157,7 +163,9 @@ class CollectingBus(Bus):
 class BatchBus(Bus):
     """The bus of a batch handler: the methods of Records publish on it.
 
-    The n-th message that a record causes for an exchange has the same id in every batch.
+    If a record is handled again, also in another batch, its messages get the same ids: an id is
+    derived from the record, the queue, the exchange, and the number of the message among the
+    record's messages for the exchange.
 
     An object is created for each call of a batch handler.
     """
@@ -302,7 +310,10 @@ class BatchBus(Bus):
     def _with_new_origins(
         self, exchange: str, causes: Sequence[int], long_ordinals: Sequence[int]
     ) -> Ids:
-        """Return ids with an origin for each message, because an ordinal is too long.
+        """Return ids for messages of which at least one would get an ordinal that is too long.
+
+        A message id has the form `origin-ordinal`, a text and a number. In these ids, each message
+        has an origin of its own, derived from the long ordinal, and the ordinal 0.
 
         Args:
             exchange: the name of the exchange.
@@ -323,8 +334,10 @@ class BatchBus(Bus):
 def _join(ids: Sequence[Ids]) -> Ids:
     """Join the ids of the records of several chunks, to derive the ids of messages from them.
 
-    An id without an ordinal gets the ordinal 0 and another origin. So the records `order` and
-    `order-0` cause messages with different ids. The result is not used as message ids.
+    A chunk is the records of a batch that came in the same message. An id has the form
+    `origin-ordinal`, a text and a number, or has no ordinal, such as `order`. An id without an
+    ordinal gets the ordinal 0 and another origin. So the records `order` and `order-0` cause
+    messages with different ids. The result is not used as message ids.
     """
     ordinals = list(chain.from_iterable(each.ordinals or (0,) for each in ids))
     parts = [_origins(each) for each in ids]
@@ -339,7 +352,11 @@ def _join(ids: Sequence[Ids]) -> Ids:
 
 
 def _origins(ids: Ids) -> str | Sequence[str]:
-    """Return the origins of the ids of a chunk, for _join()."""
+    """Return the origins of the ids of a chunk: one text if all are equal, or one for each id.
+
+    An id has the form `origin-ordinal`. For an id without an ordinal, another origin is derived:
+    see _join().
+    """
     if ids.ordinals is None and isinstance(ids.origins, str):
         return derive_origin(ids.origins)
     return ids.origins

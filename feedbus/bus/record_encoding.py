@@ -336,8 +336,9 @@ def _check_size(body: bytes) -> None:
 def _check_id(ids: Ids) -> None:
     """Raise UsageError if AMQP cannot carry the message id of a single record.
 
-    The ids of several records need no check, because feedbus makes them. A pack of one record has
-    the id of the record and a "+".
+    The limit is 254 bytes, one less than the limit of AMQP: if the record is sent as a pack, the
+    message id of the pack is the id of the record and a "+". The ids of several records need no
+    check, because feedbus makes them.
     """
     if len(ids) == 1 and not is_id(f"{ids[0]}+"):
         msg = (

@@ -103,11 +103,12 @@ class Sender:
     def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
         """Send messages in order, and return the messages that the broker did not accept.
 
-        The messages are sent in windows of up to 1,000. If a full queue refuses a message, messages
-        with the same exchange and routing key in later windows are not sent, because they would
-        overtake the refused message. The result contains these later messages, too. Later messages
-        in the same window were sent before the refusal arrived, so they can overtake the refused
-        message.
+        The messages are sent in windows of up to 1,000. If a queue is full, the sender tries again
+        for the constructor's nacked_seconds. If the queue is still full then, the message is
+        refused. Messages with the same exchange and routing key in later windows are not sent,
+        because they would overtake the refused message. The result contains these later messages,
+        too. Later messages in the same window were sent before the refusal arrived, so they can
+        overtake the refused message.
 
         Args:
             messages: any iterable of messages. It is read window by window.

@@ -98,10 +98,10 @@ class SharedSender:
             requests: the requests.
             timeout_seconds: how long to try again during an outage, in seconds. The default is the
                 time limit that the constructor got.
-            hold_back: if True, and if the broker refuses a message, later requests with the key of
-                the message are held back: they are not sent, and their outcome is a PublishError.
-                Requests that were sent together with the refused message are not held back: these
-                are the requests without packs between two requests with packs.
+            hold_back: whether later requests are held back if the broker refuses a message with
+                the same key. Such a request is not sent, and its outcome is a PublishError.
+                Adjacent requests without packs are sent together. So they are not held back because
+                of each other.
 
         """
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
@@ -166,7 +166,16 @@ class SharedSender:
     def _send_plain(
         self, plain: Sequence[tuple[Request, Sequence[Outgoing]]], timeout_seconds: float
     ) -> BrokerOutage | None:
-        """Send the messages of several requests together; return the outage, if there was one."""
+        """Send the messages of several requests together, and set the `outcome` of each request.
+
+        Args:
+            plain: the requests, each with its messages, of which none is a pack.
+            timeout_seconds: how long to try again during an outage.
+
+        Returns:
+            The outage, if there was one.
+
+        """
         if not plain:
             return None
         answer = self._send_with_retries(

@@ -67,7 +67,7 @@ class Channel(pyamqp.Channel):
         Args:
             method_sig: the method's (class id, method id).
             payload: the bytes of the method frame.
-            content: the message that follows the method; None for other methods.
+            content: the message that follows the method; None if no message follows.
         """
         if content is None or self.is_closing:
             super().dispatch_method(method_sig, payload, content)
