@@ -74,3 +74,18 @@ def test_messages_that_may_have_ended_a_process_are_handled_alone_also_after_a_w
         bus.publish("work", {"n": 1, "text": "ben"}, "")
     system.run(handle)
     assert calls == [1, 1, 2]
+
+
+def test_messages_that_may_have_ended_a_process_count_against_the_limit_of_messages(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make(queue(concurrency=2, prefetch=50))
+    calls: list[int] = []
+    monkeypatch.setattr(CrashGuard, "is_suspected", lambda *_: True)
+    system.publish([1, 2, 3])
+    with system._runner(
+        lambda record, _: calls.append(record["n"]), "work", False, None, {"max_messages": 1}
+    ) as runner:
+        runner.run()
+    assert calls == [1]
+    assert system.ready() == {"work": 2}

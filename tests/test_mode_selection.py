@@ -10,6 +10,7 @@ import pytest
 from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.concurrent_mode import ConcurrentMode
 from feedbus.runner.group_mode import GroupMode
+from feedbus.runner.mode import Mode
 from tests.small_topologies import queue
 from tests.system_fixtures import closing_store
 from tests.systems import System
@@ -27,7 +28,7 @@ from tests.systems import System
     ],
 )
 def test_only_records_without_a_transaction_are_handled_in_groups(
-    options: dict[str, Any], batch: bool, stored: bool, mode: type[BatchMode], tmp_path: Path
+    options: dict[str, Any], batch: bool, stored: bool, mode: type[Mode], tmp_path: Path
 ) -> None:
     with closing_store():
         system = System.at(tmp_path, queue(**options), stored=stored)

@@ -14,8 +14,8 @@ import math
 
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
-from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
+from feedbus.runner.mode import Mode
 from feedbus.runner.run_state import POLL_SECONDS, Run
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.runner.waiting_queues import WAITING_SUFFIX
@@ -24,7 +24,7 @@ from feedbus.wire.amqp_protocols import RawConnection
 events = EventLog(__name__)
 
 
-class ConcurrentMode(BatchMode):
+class ConcurrentMode(Mode):
     """A mode of the runner: up to `concurrency` records of the queue run at the same time.
 
     Records of one key are handled one after the other. If the queue has a `concurrency` above 1,
@@ -251,6 +251,7 @@ class ConcurrentMode(BatchMode):
             return True
         while (
             buffer
+            and len(concurrent) < run.limits.remaining_messages
             and (is_ordinary or not buffer.next_is_fence)
             and not run.stop_requested.is_set()
             and not run.has_given_up
@@ -258,9 +259,10 @@ class ConcurrentMode(BatchMode):
             if run.crash_guard.is_suspected(buffer.next_delivery.message_id):
                 if concurrent:
                     break  # the suspected message is handled after the others are settled
-                if not self._handle(raw):
+                arrived_at = buffer.oldest_at
+                if not self._handle_and_settle(raw, [buffer.pop()], arrived_at):
                     return False
-            elif concurrent.has_capacity and len(concurrent) < run.limits.remaining_messages:
+            elif concurrent.has_capacity:
                 arrived_at = buffer.oldest_at
                 concurrent.decode(buffer.pop(), arrived_at)
             else:

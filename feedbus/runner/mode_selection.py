@@ -6,13 +6,14 @@ from feedbus.bus.sender import Sender
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.group_mode import GroupMode
+from feedbus.runner.mode import Mode
 from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
 
 
 def select_mode(
     run: Run, subscriptions: Subscriptions, handlers: HandlerRoutes, sender: Sender
-) -> BatchMode:
+) -> Mode:
     """Return the mode of a consumer: the object that handles and settles its deliveries.
 
     The runner calls this once, when the consumer begins. There are three modes:
@@ -20,8 +21,7 @@ def select_mode(
     - ConcurrentMode handles records of several keys at the same time (`concurrency`).
     - GroupMode handles deliveries one after the other, and acknowledges them together. It is for
       handlers that get one record, if the queue uses no store and does not set `stream`.
-    - BatchMode handles and settles a batch before the next one begins. It is the base class of the
-      other modes.
+    - BatchMode handles and settles a batch before the next one begins.
 
     Args:
         run: the run of the consumer.

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from feedbus.generations.consumer_queues import ConsumerQueues, ReadableQueue
 from feedbus.logs import EventLog
-from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.fences import Fences
+from feedbus.runner.mode import Mode
 from feedbus.runner.old_queue_tracking import SwitchProgress
 from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
@@ -34,7 +34,7 @@ class QueuesToRead:
     def __init__(  # noqa: PLR0913 -- the parts of a run, each given by name
         self,
         run: Run,
-        mode: BatchMode,
+        mode: Mode,
         subscriptions: Subscriptions,
         raw: RawConnection,
         *,

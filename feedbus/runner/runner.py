@@ -293,34 +293,32 @@ class Runner:
                 break
             queues.check_old_queues()
             arrived = mode.receive(raw)
-            if self._subscriptions.cancelled:
-                # The broker has cancelled a subscription, perhaps to a waiting queue. After that,
-                # another consumer may have put records into the waiting queue. This consumer does
-                # not know these records. If it handled a record now, the record could overtake one
-                # of them that has the same key. So nothing is handled now: end_queues() stops
-                # reading each queue with a cancelled subscription, together with its waiting queue,
-                # and returns the unsettled deliveries to the broker.
-                if queues.end_queues():
+            # If the broker has cancelled a subscription, perhaps to a waiting queue, then another
+            # consumer may have put records into the waiting queue. This consumer does not know
+            # these records. If it handled a record now, the record could overtake one of them that
+            # has the same key. So nothing is handled now: end_queues() stops reading each queue
+            # with a cancelled subscription, together with its waiting queue, and returns the
+            # unsettled deliveries to the broker.
+            if not self._subscriptions.cancelled:
+                # handle_waiting_records() and handle_next() call the handlers, and settle
+                # deliveries. Each method returns False if it cannot settle them before the broker's
+                # consumer timeout expires: then return_before_timeout() returns them to the broker.
+                # During an outage, each method waits. If the run must end during this wait, or if
+                # the queue is assigned to another host, the method sets `has_given_up`, and nothing
+                # more is settled.
+                in_time = mode.handle_waiting_records(raw) and (
+                    not arrived or run.has_given_up or mode.handle_next(raw)
+                )
+                if run.has_given_up:
                     break
-                continue
-            # handle_waiting_records() and handle_next() call the handlers, and settle deliveries.
-            # Each method returns False if it cannot settle them before the broker's consumer
-            # timeout expires: then return_before_timeout() returns them to the broker. During an
-            # outage, each method waits. If the run must end during this wait, or if the queue is
-            # assigned to another host, the method sets `has_given_up`, and nothing more is settled.
-            in_time = mode.handle_waiting_records(raw) and (
-                not arrived or run.has_given_up or mode.handle_next(raw)
-            )
-            if run.has_given_up:
-                break
-            if not in_time:
-                queues.return_before_timeout()
-            elif not arrived and not self._subscriptions.unsubscribed:
-                # Usually a handled message shows that an outage is over. This consumer reads all
-                # its queues, but nothing has arrived. Here, a connection that has lasted for long
-                # enough shows it.
-                run.outage_pause.record_success_after(begun_at)
-            self._pruning.check(raw)
+                if not in_time:
+                    queues.return_before_timeout()
+                elif not arrived and not self._subscriptions.unsubscribed:
+                    # Usually a handled message shows that an outage is over. This consumer reads
+                    # all its queues, but nothing has arrived. Here, a connection that has lasted
+                    # for long enough shows it.
+                    run.outage_pause.record_success_after(begun_at)
+                self._pruning.check(raw)
             if queues.end_queues():  # True if run() must connect again, as described above
                 break
         mode.finish_running()

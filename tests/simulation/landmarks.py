@@ -26,6 +26,7 @@ from feedbus.generations.probes import Probes
 from feedbus.hosts.announcer import Announcer
 from feedbus.runner import queue_reader, waiting_record_mover
 from feedbus.runner.batch_mode import BatchMode
+from feedbus.runner.mode import Mode
 from feedbus.runner.old_queue_tracking import SwitchProgress
 from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.runner.waiting_record_mover import WaitingRecordMover
@@ -343,9 +344,9 @@ ALL = (
         lambda scenario: scenario.concurrency > 1 and scenario.ordered,
         when=_has_unfinished,
     ),
-    Landmark(BatchMode, "_hold", 0.7, (Strikes.kill_soon,), before=True),
+    Landmark(Mode, "_hold", 0.7, (Strikes.kill_soon,), before=True),
     Landmark(
-        BatchMode,
+        Mode,
         "_call_handler",
         0.1,
         (Strikes.lose_service,),

@@ -7,7 +7,7 @@ from typing import Any
 from kombu.connection import Connection
 
 from feedbus.broker import single_connection
-from feedbus.runner import batch_mode, crash_guard, group
+from feedbus.runner import crash_guard, group, mode
 from tests.simulation.planted.change import Change
 
 
@@ -24,7 +24,7 @@ def crashes_counted_against_a_whole_batch() -> list[Change]:
 
 def crashes_counted_during_an_outage() -> list[Change]:
     """Leave a message in the file of the crash guard while its consumer waits."""
-    original = batch_mode.BatchMode._hold
+    original = mode.Mode._hold
 
     def wait_out(self: Any, raw: Any, error: Any) -> bool:
         guard = self._run.crash_guard
@@ -34,7 +34,7 @@ def crashes_counted_during_an_outage() -> list[Change]:
         finally:
             del guard.release
 
-    return [(batch_mode.BatchMode, "_hold", wait_out)]
+    return [(mode.Mode, "_hold", wait_out)]
 
 
 def records_of_an_outage_skipped() -> list[Change]:
@@ -55,14 +55,14 @@ def calls_repeated_on_another_connection() -> list[Change]:
 
 def deliveries_that_were_given_up_acknowledged() -> list[Change]:
     """Go on with the connection after its deliveries were given up in an outage."""
-    original = batch_mode.BatchMode._hold
+    original = mode.Mode._hold
 
     def wait_out(self: Any, raw: Any, error: Any) -> bool:
         goes_on = original(self, raw, error)
         self._run.has_given_up = False
         return goes_on
 
-    return [(batch_mode.BatchMode, "_hold", wait_out)]
+    return [(mode.Mode, "_hold", wait_out)]
 
 
 def lost_connections_opened_again() -> list[Change]:

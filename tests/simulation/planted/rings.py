@@ -316,4 +316,4 @@ def refused_probes_taken_for_returned_ones() -> list[Change]:
 
 def records_handled_after_a_cancelled_subscription() -> list[Change]:
     """Handle what has arrived although the broker has cancelled a subscription."""
-    return edited(runner.Runner, "_read", "if self._subscriptions.cancelled:", "if False:")
+    return edited(runner.Runner, "_read", "if not self._subscriptions.cancelled:", "if True:")
