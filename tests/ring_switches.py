@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from feedbus import broker
-from feedbus.generations import ring_state
+from feedbus.generations import state_queues
 from feedbus.generations.ring_state import RingState
 from tests.systems import System
 
@@ -11,7 +11,7 @@ from tests.systems import System
 def state(system: System) -> RingState:
     """Return the state of the ring."""
     with broker.connect(system.topology) as connection:
-        return ring_state.states(connection, system.topology)["ring"]
+        return state_queues.states(connection, system.topology)["ring"]
 
 
 def publish(system: System, number: int, key: str = "k") -> None:

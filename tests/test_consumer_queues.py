@@ -47,7 +47,7 @@ def test_the_state_is_read_if_a_notice_has_no_generation(
     monkeypatch: pytest.MonkeyPatch, notice: bytes, turn: int
 ) -> None:
     state = RingState(replace(BEFORE, number=turn))
-    monkeypatch.setattr(consumer_queues.ring_state, "states", lambda *_: {"ring": state})
+    monkeypatch.setattr(consumer_queues.state_queues, "states", lambda *_: {"ring": state})
     assert draining().is_announced(NO_CONNECTION, notice) is (turn == 5)
 
 

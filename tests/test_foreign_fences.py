@@ -12,7 +12,7 @@ import pytest
 from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import ring_state, topology_setup
+from feedbus.generations import state_queues, topology_setup
 from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
 from servers import versions
@@ -20,7 +20,7 @@ from tests.small_topologies import BATCH, queue, sharded
 from tests.system_fixtures import systems_on
 from tests.systems import System, publish_confirmed
 
-FLOOD = ring_state.MAX_STATES + 50
+FLOOD = state_queues.MAX_STATES + 50
 
 
 make = systems_on("embedded", *versions.chosen())
@@ -100,16 +100,16 @@ def test_a_message_in_place_of_the_state_neither_stops_nor_moves_consumers(
     system = make(sharded(1, batch=BATCH))
     names = Names(system.topology)
     with broker.connect(system.topology) as connection:
-        before = ring_state.states(connection, system.topology)["ring"]
+        before = state_queues.states(connection, system.topology)["ring"]
         put(system.topology, names.generations("ring"), body)
-        assert ring_state.states(connection, system.topology)["ring"] == before
+        assert state_queues.states(connection, system.topology)["ring"] == before
         put(system.topology, names.generations("ring"), body, times=FLOOD)  # the state is gone
         with caplog.at_level(logging.ERROR):
-            assert ring_state.states(connection, system.topology)["ring"] == before
+            assert state_queues.states(connection, system.topology)["ring"] == before
         assert "feedbus did not write" in caplog.text
         topology_setup.set_up(system.topology)
         caplog.clear()
-        assert ring_state.states(connection, system.topology)["ring"].current == before.current
+        assert state_queues.states(connection, system.topology)["ring"].current == before.current
         assert not caplog.text
     system.publish([1], "ring", "k")
     system.run(system.note, "shard_0")

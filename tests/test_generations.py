@@ -16,7 +16,7 @@ from feedbus.broker.refused_messages import Refusal
 from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.bus.publish_requests import Request
-from feedbus.generations import probes, ring_state, switch, switch_notices, topology_setup
+from feedbus.generations import probes, state_queues, switch, switch_notices, topology_setup
 from feedbus.records import Records
 from feedbus.records.packs import Pack, pack_of_one
 from feedbus.topology import Topology
@@ -194,14 +194,14 @@ def test_a_crash_after_an_old_ring_left_the_state_leaves_no_notice_behind(
     topology_setup.set_up(
         replace(system.topology, queues={"shard": sharded(2, batch=BATCH, order_by=True)})
     )
-    drained, names, write = state(system).draining[0], Names(system.topology), ring_state.write
+    drained, names, write = state(system).draining[0], Names(system.topology), state_queues.write
     (queue,) = names.members(drained)
 
     def write_and_die(*arguments: Any) -> None:
         write(*arguments)
         raise Killed
 
-    monkeypatch.setattr(ring_state, "write", write_and_die)
+    monkeypatch.setattr(state_queues, "write", write_and_die)
     with broker.connect(system.topology) as connection:
         channel = connection.channel()
         declarations.declare_waiting_queue(
@@ -225,7 +225,7 @@ def test_a_switch_finds_the_state_while_a_reader_has_not_acknowledged_it(
         channel = connection.channel()
         assert channel.basic_get(Names(system.topology).generations("ring")) is not None
         topology_setup.set_up(reshaped(system, 5))
-        found = ring_state.read(channel, system.topology, "ring")
+        found = state_queues.read(channel, system.topology, "ring")
     assert found is not None
     assert [len(each.members) for each in (*found.draining, found.current)] == [3, 5]
 
@@ -241,7 +241,7 @@ def test_readers_take_the_newest_state_and_delete_an_older_one_that_a_reader_ret
     with broker.connect(system.topology) as connection:
         channel = connection.channel()
         wait_for_messages(channel, kept, 2)
-        found = ring_state.read(channel, system.topology, "ring")
+        found = state_queues.read(channel, system.topology, "ring")
         assert found is not None
         assert [len(each.members) for each in (*found.draining, found.current)] == [3, 5]
         wait_for_messages(channel, kept, 1)

@@ -8,7 +8,7 @@ import pytest
 from feedbus import broker
 from feedbus.apply import apply
 from feedbus.errors import UsageError
-from feedbus.generations import ring_state, topology_setup
+from feedbus.generations import state_queues, topology_setup
 from feedbus.plan.planning import make_plan
 from tests.small_topologies import sharded
 from tests.systems import System
@@ -53,7 +53,7 @@ class Host:
     @property
     def shards(self):
         with broker.connect(self.topology) as connection:
-            return len(ring_state.states(connection, self.topology)["ring"].current.members)
+            return len(state_queues.states(connection, self.topology)["ring"].current.members)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.clock import VirtualClock
-from feedbus.generations import ring_state, topology_setup
+from feedbus.generations import state_queues, topology_setup
 from feedbus.generations.queue_phases import generations_since, phase_of
 from feedbus.generations.ring_state import RingState
 from feedbus.transports import memory
@@ -81,7 +81,7 @@ def test_a_queue_older_than_the_one_before_a_switch_ends_while_the_switch_goes_o
 
 def _state(system: System) -> RingState:
     with broker.connect(system.topology) as connection:
-        return ring_state.states(connection, system.topology)["ring"]
+        return state_queues.states(connection, system.topology)["ring"]
 
 
 def test_the_generations_since_an_old_queue_end_with_the_current_one(system):

@@ -13,7 +13,7 @@ from feedbus import broker
 from feedbus.broker import inventory
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import leaving_consumers, queue_emptying, ring_state
+from feedbus.generations import leaving_consumers, queue_emptying, state_queues
 from feedbus.generations.queue_emptying import NO_ANSWER, QueueEmptier
 from feedbus.generations.topology_setup import set_up
 from feedbus.plan.planning import make_plan
@@ -182,11 +182,11 @@ def test_a_state_that_a_reader_gives_back_late_does_not_replace_the_newer_one(
         message = channel.basic_get(names.generations("ring"))
         newer = system.reshaped(shards(3)).topology
         # Other readers have returned the newer state, so it is before the older state.
-        assert len(ring_state.states(reader, newer)["ring"].current.members) == 3
+        assert len(state_queues.states(reader, newer)["ring"].current.members) == 3
         channel.basic_reject(message.delivery_tag, requeue=True)
         channel.close()
         for _ in range(2):
-            found = ring_state.states(reader, newer)["ring"]
+            found = state_queues.states(reader, newer)["ring"]
             assert len(found.current.members) == 3
         # A quorum queue counts a returned message a moment later.
         wait_until(lambda: broker.count_messages(reader, names.generations("ring")) == 1)

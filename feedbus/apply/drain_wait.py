@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from feedbus import broker
 from feedbus.broker_names import Names, Role, has_role
-from feedbus.generations import queue_removal, ring_state
+from feedbus.generations import queue_removal, state_queues
 from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Connection
 
@@ -162,7 +162,7 @@ def messages_left(connection: Connection, topology: Topology, leaving: LeavingQu
     if all(count is None for count in left):
         # A consumer deletes the last queue of a generation before it removes the generation from
         # the state. So the state is read, too.
-        states = ring_state.exact_states(connection, topology).values()
+        states = state_queues.exact_states(connection, topology).values()
         if not any(state.draining for state in states):
             return None
     return sum(count or 0 for count in left)
@@ -174,7 +174,7 @@ def _queues_to_drain(connection: Connection, topology: Topology) -> Iterator[str
     These are the queues of old generations, and the queues with the messages of replaced queues.
     """
     names = Names(topology)
-    for state in ring_state.exact_states(connection, topology).values():
+    for state in state_queues.exact_states(connection, topology).values():
         for old in state.draining:
             yield from names.members(old)
     for consumer in topology.consumers.values():

@@ -20,7 +20,7 @@ from feedbus.generations import (
     queue_deletion,
     queue_removal,
     queue_replacement,
-    ring_state,
+    state_queues,
     switch,
     switch_notices,
 )
@@ -153,7 +153,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         states_before: list[dict[str, RingState]] = []
 
         def change(channel: Channel) -> list[RingState]:
-            states = ring_state.read_all_locked(channel, topology)
+            states = state_queues.read_all_locked(channel, topology)
             if not allow_older_file:
                 older_topology_files.refuse_older(states.values(), topology)
             if not states_before:
@@ -340,4 +340,4 @@ def _delete(
 
 
 def _is_draining(connection: Connection, topology: Topology) -> bool:
-    return any(state.draining for state in ring_state.exact_states(connection, topology).values())
+    return any(state.draining for state in state_queues.exact_states(connection, topology).values())

@@ -35,7 +35,7 @@ from feedbus.broker_names import Role, has_role
 from feedbus.bus.record_encoding import Encoder
 from feedbus.clock import Waiting
 from feedbus.errors import BrokerOutage
-from feedbus.generations import ring_state
+from feedbus.generations import state_queues
 from feedbus.metrics import Metrics, Outcome
 from feedbus.topology import Topology
 from feedbus.wire import Outgoing
@@ -229,7 +229,7 @@ class Sender:
         # the connection is lost meanwhile, missing heartbeats show this to the broker, which then
         # puts the message back.
         with broker.connect(self._topology) as connection:
-            for state in ring_state.states(connection, self._topology).values():
+            for state in state_queues.states(connection, self._topology).values():
                 self.encoder.use_generation(state.pack_generation)
         pairs = [(message, pack) for pack in packs for message in self.encoder.split_pack(pack)]
         refusals = publisher.send([message for message, _ in pairs])

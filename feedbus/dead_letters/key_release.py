@@ -10,7 +10,7 @@ from feedbus.broker.channels import short_channel
 from feedbus.broker.locks import WAIT_SECONDS
 from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import Names
-from feedbus.generations import ring_state
+from feedbus.generations import state_queues
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Connection
@@ -67,7 +67,7 @@ def _waiting_queues(connection: Connection, topology: Topology, queue: Queue) ->
         yield from (names.waiting(names.queue(each)) for each in consumers)
         return
     with short_channel(connection) as channel:
-        state = ring_state.read_locked(channel, topology, queue.exchange)
+        state = state_queues.read_locked(channel, topology, queue.exchange)
     if state is not None:
         for generation in (*state.draining, state.current):
             yield from map(names.waiting, names.members(generation))

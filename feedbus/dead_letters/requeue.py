@@ -17,7 +17,7 @@ from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.errors import InvalidBody, Outage, UsageError
-from feedbus.generations import ring_state
+from feedbus.generations import state_queues
 from feedbus.logs import EventLog
 from feedbus.records.packs import decode
 from feedbus.records.payloads import encode_payload
@@ -199,7 +199,7 @@ class Requeue:
         """
         exchange = self._topology.exchanges[self._queue.exchange]
         with short_channel(connection) as channel:
-            state = ring_state.read_locked(channel, self._topology, exchange.name)
+            state = state_queues.read_locked(channel, self._topology, exchange.name)
         if state is None or state.draining or not state.switch_complete or state.disordered:
             return None
         if not state.current.members or not exchange.hashes_routing_keys:

@@ -15,7 +15,14 @@ from feedbus import broker
 from feedbus.broker import external_objects
 from feedbus.broker_names import Names
 from feedbus.errors import BrokerOutage, UsageError
-from feedbus.generations import old_queue_shares, predecessors, queue_removal, ring_state, switch
+from feedbus.generations import (
+    old_queue_shares,
+    predecessors,
+    queue_removal,
+    ring_state,
+    state_queues,
+    switch,
+)
 from feedbus.generations.held_messages import may_refuse
 from feedbus.generations.predecessors import Predecessors
 from feedbus.generations.ring_state import RingState
@@ -271,7 +278,7 @@ class ConsumerQueues:
         """
         if self._state is None:
             return False
-        state = ring_state.states(connection, self._topology).get(self._state.current.exchange)
+        state = state_queues.states(connection, self._topology).get(self._state.current.exchange)
         if state is None or state.current == self._state.current:
             return False
         return self._reads_queue_of(state.current)
@@ -371,7 +378,7 @@ class ConsumerQueues:
     def _ring_has_changed(self, connection: Connection) -> bool:
         if self._state is None:
             return False
-        current = ring_state.states(connection, self._topology).get(self._state.current.exchange)
+        current = state_queues.states(connection, self._topology).get(self._state.current.exchange)
         return current is not None and current.current != self._state.current
 
     def _share(self, generation: Generation) -> list[str]:
@@ -418,7 +425,7 @@ class ConsumerQueues:
         If it cannot be read, the caller calls switch.forget_drained(), which reads the ledger.
         """
         channel = connection.channel()
-        state = ring_state.read(channel, self._topology, generation.exchange)
+        state = state_queues.read(channel, self._topology, generation.exchange)
         channel.close()
         return state is None or generation in state.draining
 

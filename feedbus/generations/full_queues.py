@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from feedbus import broker
-from feedbus.generations import ring_state
+from feedbus.generations import state_queues
 from feedbus.generations.held_messages import NoRoomError
 from feedbus.generations.switch_notices import notify_consumers
 from feedbus.logs import EventLog
@@ -57,7 +57,7 @@ def repeat_while_full(
                 # The full queue can be in a ring whose consumers do not read it yet, for example if
                 # an earlier process has switched to this ring, and was killed before it notified
                 # the consumers. Such consumers read only the older ring. So they are notified now.
-                states = ring_state.exact_states(connection, topology)
+                states = state_queues.exact_states(connection, topology)
                 notify_consumers(connection, topology, states.values())
             waits = True
         else:

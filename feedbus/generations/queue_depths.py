@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from feedbus import broker
 from feedbus.broker_names import Names
-from feedbus.generations import ring_state
+from feedbus.generations import state_queues
 from feedbus.topology import Queue, Topology
 from feedbus.wire.amqp_protocols import Connection
 
@@ -46,7 +46,7 @@ def depths_of(connection: Connection, topology: Topology) -> dict[str, Depths]:
     """
     names = Names(topology)
     current = {
-        name: state.current for name, state in ring_state.states(connection, topology).items()
+        name: state.current for name, state in state_queues.states(connection, topology).items()
     }
 
     def count(queue: str) -> int:

@@ -10,7 +10,7 @@ from typing import Literal
 from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import queue_removal, ring_state
+from feedbus.generations import queue_removal, state_queues
 from feedbus.generations.ring_state import RingState
 from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire.amqp_protocols import Channel, Connection
@@ -57,7 +57,7 @@ def _phase_without_mark(
         is_replacing = broker.exchange_exists(connection, names.gate(consumer))
         return "switching" if is_replacing else "ending"
     exchange = consumer.queue.exchange
-    state_before = ring_state.states(connection, topology).get(exchange)
+    state_before = state_queues.states(connection, topology).get(exchange)
     if _phase_of(names, state_before, queue) == "ending":
         return "ending"
     try:
@@ -65,9 +65,9 @@ def _phase_without_mark(
         # lock, always has the latest state. If the two differ, the state is written again to both.
         with broker.locked(connection, topology, wait_seconds=0.0):
             channel = connection.channel()
-            state = ring_state.read_locked(channel, topology, exchange)
+            state = state_queues.read_locked(channel, topology, exchange)
             if state is not None and state != state_before:
-                ring_state.repair(channel, names, state)
+                state_queues.repair(channel, names, state)
             channel.close()
     except UsageError:
         # Another process has the lock, perhaps for a switch. The consumer calls this again later.
@@ -93,7 +93,7 @@ def generations_since(
 
     """
     names = Names(topology)
-    state = ring_state.read_locked(channel, topology, exchange)
+    state = state_queues.read_locked(channel, topology, exchange)
     if _phase_of(names, state, queue) != "ending":
         return ()
     assert state is not None  # noqa: S101 -- for the type checker

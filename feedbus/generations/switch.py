@@ -5,10 +5,10 @@ or the arguments of their queues change, a new ring with new queues is declared:
 The steps of the switch are in docs/internals/resharding.md.
 
 The *state* of a ring says which generation is current, and which old ones still have queues. The
-state is one message, and the broker keeps two copies of this message (ring_state.py). Consumers and
-publishers read the copy in the readers' queue. Processes that change the state read the copy in the
-ledger. The state also says which topology file has declared the current ring, and on which host. So
-a host with an older file can see that it must not replace this ring.
+state is one message, and the broker keeps two copies of this message (state_queues.py). Consumers
+and publishers read the copy in the readers' queue. Processes that change the state read the copy in
+the ledger. The state also says which topology file has declared the current ring, and on which
+host. So a host with an older file can see that it must not replace this ring.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from feedbus import broker
 from feedbus.broker_names import Names
-from feedbus.generations import older_topology_files, ring_state
+from feedbus.generations import older_topology_files, state_queues
 from feedbus.generations.held_messages import append_held
 from feedbus.generations.ring_state import RingState
 from feedbus.logs import EventLog
@@ -72,7 +72,7 @@ def switch_ring(
     """
     names = Names(topology)
     wanted_generation = topology.generation(exchange)
-    state = ring_state.read_locked(channel, topology, exchange)
+    state = state_queues.read_locked(channel, topology, exchange)
     if state is not None and not state.switch_complete:
         state = _carry_out(channel, names, state)
     if state is None:
@@ -84,9 +84,9 @@ def switch_ring(
         broker.declare_ring(channel, names, state.current)
         earlier_state, state = state, older_topology_files.with_newer_source(state, topology)
         if state != earlier_state:
-            state = ring_state.write(channel, names, state)
+            state = state_queues.write(channel, names, state)
         else:
-            ring_state.repair(channel, names, state)
+            state_queues.repair(channel, names, state)
         # Usually, the queue of held messages is empty. But a slow broker can have put messages into
         # this queue after the last switch had emptied it.
         append_held(channel, names, exchange, (state.current,))
@@ -106,7 +106,7 @@ def switch_ring(
     # its disk. So declare_ring() waits, after it has declared the new queues, for the time that the
     # broker needs to write them to its disk. The readers' queue and the ledger are declared before,
     # so this wait is enough for them, too.
-    ring_state.declare(channel, topology, exchange)
+    state_queues.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
     exit_after_step("declared")
     return _carry_out(channel, names, state)
@@ -117,7 +117,7 @@ def _carry_out(channel: Channel, names: Names, state: RingState) -> RingState:
     # The state is written first. While the state says that the switch is not complete, consumers do
     # not delete a queue of the ring that is replaced. After a crash, the next call finds the switch
     # in the state.
-    state = ring_state.write(channel, names, state)
+    state = state_queues.write(channel, names, state)
     exit_after_step("written")
     for old in state.draining:
         _disconnect(channel, names, old)
@@ -135,7 +135,7 @@ def _carry_out(channel: Channel, names: Names, state: RingState) -> RingState:
     append_held(channel, names, state.current.exchange, generations)
     if state.draining:
         exit_after_step("appended")
-    state = ring_state.write(channel, names, replace(state, switch_complete=True))
+    state = state_queues.write(channel, names, replace(state, switch_complete=True))
     exit_after_step("completed")
     return state
 
@@ -191,7 +191,7 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
         generation: the generation, which is not current.
 
     """
-    state = ring_state.read_locked(channel, topology, generation.exchange)
+    state = state_queues.read_locked(channel, topology, generation.exchange)
     if state is None:
         return
     names = Names(topology)
@@ -208,7 +208,7 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
     # the ledger first, and then to the readers' queue. If an earlier call was killed between these
     # steps, consumers still find the generation in the readers' queue, and call this function
     # again. Then this call must write to the readers' queue.
-    ring_state.write(channel, names, state)
+    state_queues.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
 
 
@@ -263,14 +263,14 @@ def record_disorder(channel: Channel, topology: Topology, generation: Generation
         generation: the disordered generation.
 
     """
-    state = ring_state.read_locked(channel, topology, generation.exchange)
+    state = state_queues.read_locked(channel, topology, generation.exchange)
     if state is None:
         return
     if state.current == generation and not state.disordered:
-        ring_state.write(channel, Names(topology), replace(state, disordered=True))
+        state_queues.write(channel, Names(topology), replace(state, disordered=True))
     elif generation in state.draining and generation.number not in state.disordered_draining:
         disordered = (*state.disordered_draining, generation.number)
-        ring_state.write(channel, Names(topology), replace(state, disordered_draining=disordered))
+        state_queues.write(channel, Names(topology), replace(state, disordered_draining=disordered))
 
 
 def _connect(channel: Channel, names: Names, generation: Generation) -> None:

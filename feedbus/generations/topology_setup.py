@@ -8,7 +8,12 @@ from feedbus import broker
 from feedbus.broker import declarations, external_objects, project_marks, timer_objects
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import older_topology_files, queue_replacement, ring_state, switch_notices
+from feedbus.generations import (
+    older_topology_files,
+    queue_replacement,
+    state_queues,
+    switch_notices,
+)
 from feedbus.generations.full_queues import repeat_while_full
 from feedbus.generations.leaving_consumers import wait_for_consumers_to_leave
 from feedbus.generations.ring_state import RingState
@@ -79,7 +84,7 @@ def _declare_and_switch(
 
     """
     connection = channel.connection
-    seen_states = ring_state.read_all_locked(channel, topology)
+    seen_states = state_queues.read_all_locked(channel, topology)
     older_topology_files.refuse_older(seen_states.values(), topology)
     project_marks.declare_marks(channel, topology)
     _end_replacements(connection, topology)
@@ -172,5 +177,5 @@ def set_up_if_missing(topology: Topology) -> dict[str, RingState]:
         # topology was declared. A mark is an exchange without bindings.
         declared = entries or project_marks.marks(topology)
         if any(broker.exchange_exists(connection, entry) for entry in declared):
-            return ring_state.states(connection, topology)
+            return state_queues.states(connection, topology)
     return set_up(topology)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from feedbus import broker
 from feedbus.broker import external_objects, inventory
 from feedbus.broker.inventory import Inventory
-from feedbus.generations import ring_state
+from feedbus.generations import state_queues
 from feedbus.generations.ring_state import RingState
 from feedbus.plan import ring_changes
 from feedbus.plan.broker_comparison import Comparison
@@ -96,7 +96,7 @@ def read_states(topology: Topology, seen: Inventory) -> dict[str, RingState]:
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),
     ):
-        return ring_state.exact_states(connection, topology)
+        return state_queues.exact_states(connection, topology)
 
 
 def _watcher_changes(topology: Topology, watchers: Watchers | None) -> list[Change]:

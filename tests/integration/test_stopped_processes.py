@@ -14,7 +14,7 @@ import pytest
 
 from feedbus import broker, config
 from feedbus.errors import UsageError
-from feedbus.generations import ring_state, topology_setup
+from feedbus.generations import state_queues, topology_setup
 from feedbus.topology import Topology
 from tests.background_heartbeats import exchange_messages, stays_open
 from tests.projects import ROOT, environment_without_options, wait_until
@@ -71,7 +71,7 @@ def lock_is_free(topology: Topology) -> bool:
 
 def state_can_be_read(topology: Topology) -> bool:
     with broker.connect(topology) as connection:
-        return ring_state.read(connection.channel(), topology, "feed") is not None
+        return state_queues.read(connection.channel(), topology, "feed") is not None
 
 
 @pytest.mark.parametrize(

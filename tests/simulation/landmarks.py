@@ -21,7 +21,7 @@ from feedbus.dead_letters.requeue import Requeue
 from feedbus.dispatch.concurrent_calls import ConcurrentCalls
 from feedbus.dispatch.failed_record_sender import FailedRecordSender
 from feedbus.dispatch.single_calls import SingleCalls
-from feedbus.generations import ring_state, switch
+from feedbus.generations import state_queues, switch
 from feedbus.generations.probes import Probes
 from feedbus.hosts.announcer import Announcer
 from feedbus.runner import queue_reader, waiting_record_mover
@@ -282,7 +282,7 @@ ALL = (
         before=True,
     ),
     Landmark(
-        ring_state,
+        state_queues,
         "_delete_replaced",
         0.2,
         (Strikes.kill, Strikes.cut),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from feedbus import broker
 from feedbus.broker_names import Names
-from feedbus.generations import ring_state
+from feedbus.generations import state_queues
 from feedbus.generations.ring_state import RingState
 from tests.chaos.reshard.project import Project
 
@@ -70,7 +70,7 @@ class Evidence:
     def state(self) -> RingState:
         """Return the state of the ring."""
         with broker.connect(self._project.topology) as connection:
-            return ring_state.states(connection, self._project.topology)["ring"]
+            return state_queues.states(connection, self._project.topology)["ring"]
 
     def queues(self) -> dict[str, int]:
         """Return the queues of rings that pass and how many messages are ready in each."""

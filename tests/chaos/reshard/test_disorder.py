@@ -14,7 +14,7 @@ import pytest
 from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.bus import Bus
-from feedbus.generations import ring_state, topology_setup
+from feedbus.generations import state_queues, topology_setup
 from feedbus.metrics import Metrics
 from feedbus.records import Records
 from feedbus.ring import Ring
@@ -40,7 +40,7 @@ def placed(system: System) -> dict[str, str]:
     found: dict[str, str] = {}
     with broker.connect(system.topology) as connection:
         channel = connection.default_channel
-        state = ring_state.states(connection, system.topology)["ring"]
+        state = state_queues.states(connection, system.topology)["ring"]
         message = channel.prepare_message(b'{"n": 1}', properties={"delivery_mode": 2})
         for key in KEYS:
             channel.basic_publish(message, names.exchange("ring"), key)
@@ -69,7 +69,7 @@ def disordered(system: System) -> None:
     names = Names(system.topology)
     with broker.connect(system.topology) as connection:
         channel = connection.default_channel
-        current = ring_state.states(connection, system.topology)["ring"].current
+        current = state_queues.states(connection, system.topology)["ring"].current
         for member, weight in current.members:
             channel.queue_unbind(names.member(current, member), names.ring(current), str(weight))
         for member, weight in reversed(current.members):

@@ -16,7 +16,7 @@ from feedbus.generations import (
     predecessors,
     probes,
     queue_emptying,
-    ring_state,
+    state_queues,
     switch,
     switch_notices,
 )
@@ -158,7 +158,7 @@ def held_messages_behind_the_oldest_ring() -> list[Change]:
     original = switch.append_held
 
     def append(channel: Any, names: Any, exchange: str, generations: Any) -> None:
-        state = ring_state.read_locked(channel, names.topology, exchange)
+        state = state_queues.read_locked(channel, names.topology, exchange)
         draining = state.draining if state is not None else ()
         original(channel, names, exchange, (*draining[:1], generations[-1]))
 
@@ -169,14 +169,14 @@ def switches_settled_before_held_messages_move() -> list[Change]:
     """Record that a switch is complete before the held messages are in the old ring."""
 
     def carry_out(channel: Any, names: Any, state: Any) -> Any:
-        state = ring_state.write(channel, names, state)
+        state = state_queues.write(channel, names, state)
         switch.exit_after_step("written")
         for old in state.draining:
             switch._disconnect(channel, names, old)
         switch.exit_after_step("disconnected")
         switch._connect(channel, names, state.current)
         switch.exit_after_step("connected")
-        state = ring_state.write(channel, names, replace(state, switch_complete=True))
+        state = state_queues.write(channel, names, replace(state, switch_complete=True))
         switch.exit_after_step("completed")
         generations = (*state.draining[-1:], state.current)
         switch.append_held(channel, names, state.current.exchange, generations)
@@ -207,9 +207,9 @@ def other_old_rings_forgotten() -> list[Change]:
 
     def forget(channel: Any, topology: Any, generation: Any) -> None:
         original(channel, topology, generation)
-        state = ring_state.read_locked(channel, topology, generation.exchange)
+        state = state_queues.read_locked(channel, topology, generation.exchange)
         if state is not None and state.draining:
-            ring_state.write(channel, Names(topology), replace(state, draining=()))
+            state_queues.write(channel, Names(topology), replace(state, draining=()))
 
     return [(switch, "forget_drained", forget)]
 
