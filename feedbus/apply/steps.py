@@ -20,6 +20,7 @@ from feedbus.generations import (
     queue_deletion,
     queue_removal,
     queue_replacement,
+    retry_queue_replacement,
     state_queues,
     switch,
     switch_notices,
@@ -226,15 +227,15 @@ def _make(
             connection, topology, topology.consumer(consumer)
         ).carry_out()
     for queue, retry_queue in work.retry_queues:
-        queue_replacement.replace_retry_queue(
+        retry_queue_replacement.replace_retry_queue(
             connection, topology, topology.queues[queue], retry_queue
         )
     broker.declare(channel, topology)
     exit_after_step("created")
-    for queue, retry_queue in queue_replacement.parked_retry_queues(
+    for queue, retry_queue in retry_queue_replacement.parked_retry_queues(
         topology, inventory.read_inventory(topology)
     ):
-        queue_replacement.unpark(connection, topology, topology.queues[queue], retry_queue)
+        retry_queue_replacement.unpark(connection, topology, topology.queues[queue], retry_queue)
     for one in work.timer_bindings_to_remove:
         unbind = channel.queue_unbind if one.kind == "queue" else channel.exchange_unbind
         unbind(one.destination, one.source, one.key, arguments=one.arguments)

@@ -14,31 +14,30 @@ messages are appended to `before`. After the replacement, a consumer first reads
 *fence*, a message that marks the end of a queue. Then the consumer reads the new queue.
 
 During the replacement, the consumers of the queue are stopped, and the caller holds the topology's
-lock. Retries of the queue are *parked*: they are in another queue, until unpark() moves them back.
-Every step can be repeated, so after a crash the replacement is carried out again.
+lock. Retries of the queue are *parked*: they are in another queue, until unpark() moves them back
+(retry_queue_replacement.py). Every step can be repeated, so after a crash the replacement is
+carried out again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from feedbus import broker
 from feedbus.broker import declarations, inventory, queue_arguments
 from feedbus.broker.differences import find_differences
-from feedbus.broker.interface import SeenQueue
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.publisher import publish_all
-from feedbus.broker_names import PARKED, Derived, Names, Role, derived
+from feedbus.broker_names import Derived, Names, Role, derived
 from feedbus.clock import Clock
-from feedbus.errors import BrokerOutage, UsageError
+from feedbus.errors import UsageError
 from feedbus.generations import queue_deletion
 from feedbus.generations.leaving_consumers import wait_for_consumers_to_leave
 from feedbus.generations.probes import fence_message
-from feedbus.generations.queue_emptying import NO_ANSWER, MessageMover, QueueEmptier
+from feedbus.generations.retry_queue_replacement import park
 from feedbus.generations.switch import exit_after_step
-from feedbus.topology import Consumer, Queue, Topology
+from feedbus.topology import Consumer, Topology
 from feedbus.wire.amqp_protocols import Connection
 
 # The queue `before` gets these arguments of the new queue.
@@ -47,19 +46,6 @@ KEPT_ARGUMENTS = (
     "x-dead-letter-routing-key",
     "x-single-active-consumer",
 )
-
-
-def has_arguments(found: SeenQueue, wanted: dict[str, Any]) -> bool:
-    """Whether a queue was declared with these arguments.
-
-    If not, the queue has to be replaced.
-
-    Args:
-        found: the queue on the broker.
-        wanted: the arguments. A missing argument is the same as an argument with its default value.
-
-    """
-    return not find_differences(found.arguments, wanted)
 
 
 def has_other_arguments(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
@@ -77,7 +63,7 @@ def has_other_arguments(topology: Topology, consumer: Consumer, seen: Inventory)
     names = Names(topology)
     seen_queue = seen.queues.get(names.queue(consumer))
     wanted = queue_arguments.declared_arguments(names, consumer.queue)
-    return seen_queue is not None and not has_arguments(seen_queue, wanted)
+    return seen_queue is not None and bool(find_differences(seen_queue.arguments, wanted))
 
 
 def is_begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
@@ -93,136 +79,6 @@ def is_begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
 
     """
     return Names(topology).gate(consumer) in seen.exchanges
-
-
-def parked_retry_queues(topology: Topology, seen: Inventory) -> list[tuple[str, str]]:
-    """Return a pair of names for each retry queue whose retries are still parked.
-
-    The first name is that of the queue in topology.toml, the second is that of the retry queue on
-    the broker.
-
-    Retries are parked in another queue while their retry queue is declared again. If the process is
-    killed meanwhile, the retries stay parked until the next process calls unpark().
-
-    Args:
-        topology: the topology.
-        seen: the objects that the broker has.
-
-    """
-    parked = []
-    for name in seen.queues:
-        original = derived(name)
-        if original is None or original.role is not Role.PARKED:
-            continue
-        queue = original.owner.removeprefix(f"{topology.name}.")
-        if queue in topology.queues:
-            parked.append((queue, name.removesuffix(PARKED)))
-    return parked
-
-
-def wrong_retry_queues(topology: Topology, queue: Queue, seen: Inventory) -> list[str]:
-    """Return the retry queues of a queue that have wrong arguments, by their names on the broker.
-
-    `feedbus apply` replaces these retry queues.
-
-    Args:
-        topology: the topology, which declares the arguments.
-        queue: the queue.
-        seen: the objects that the broker has.
-
-    """
-    names = Names(topology)
-    wrong = []
-    for milliseconds in queue.retry.delays_milliseconds:
-        name = names.retry_queue(queue, milliseconds)
-        if name not in seen.queues:
-            continue
-        arguments = queue_arguments.retry_queue_arguments(names, queue, milliseconds)
-        kinds = [
-            queue_arguments.auxiliary_arguments(arguments, quorum=quorum)
-            for quorum in (False, True)
-        ]
-        if not any(has_arguments(seen.queues[name], wanted) for wanted in kinds):
-            wrong.append(name)
-    return wrong
-
-
-def replace_retry_queue(
-    connection: Connection, topology: Topology, queue: Queue, retry_queue: str
-) -> None:
-    """Delete a retry queue with wrong arguments, after its retries were moved to another queue.
-
-    The caller then declares the retry queue again, and calls unpark(). Until then, a consumer that
-    has to send a retry to this retry queue holds: it waits, and tries again.
-
-    Args:
-        connection: a connection to the topology's broker.
-        topology: the topology.
-        queue: the queue of the records.
-        retry_queue: the name of the retry queue on the broker.
-
-    """
-    channel = connection.channel()
-    if broker.queue_exists(connection, retry_queue):
-        # Consumers publish retries to an exchange with the name of the retry queue.
-        channel.queue_unbind(retry_queue, retry_queue, "")
-    channel.close()
-    broker.clock(topology).sleep(broker.in_flight_seconds(topology))
-    park(connection, topology, queue, retry_queue)
-    exit_after_step("delay-parked")
-    _delete(connection, topology, retry_queue, Names(topology).parked_retries(retry_queue))
-    exit_after_step("delay-deleted")
-
-
-def park(connection: Connection, topology: Topology, queue: Queue, retry_queue: str) -> None:
-    """Park retries: move them from their retry queue to another queue.
-
-    replace_retry_queue() calls this before it deletes the retry queue.
-
-    Args:
-        connection: a connection to the topology's broker.
-        topology: the topology.
-        queue: the queue of the records.
-        retry_queue: the name of the retry queue on the broker.
-
-    """
-    parked = Names(topology).parked_retries(retry_queue)
-    channel = connection.channel()
-    channel.exchange_declare(parked, "fanout", durable=True, auto_delete=False)
-    declarations.declare_auxiliary(channel, parked, {}, quorum=queue.type == "quorum")
-    channel.queue_bind(parked, parked, "")
-    channel.close()
-    with QueueEmptier(connection, retry_queue, MessageMover(connection, parked)) as emptier:
-        emptier.move_all()
-
-
-def unpark(connection: Connection, topology: Topology, queue: Queue, retry_queue: str) -> None:
-    """Move parked retries back to their retry queue.
-
-    If the retry queue does not exist, because the topology no longer has it, the retries go to the
-    queue of their records. If the queue of their records has shards, the retries go to the entry,
-    the exchange in front of the ring. In both cases, a consumer handles the retries immediately.
-
-    `feedbus up` and `feedbus apply` call this after the retry queue was declared again.
-
-    Args:
-        connection: a connection to the topology's broker.
-        topology: the topology.
-        queue: the queue of the records.
-        retry_queue: the name of the retry queue on the broker.
-
-    """
-    names = Names(topology)
-    parked = names.parked_retries(retry_queue)
-    channel = connection.channel()
-    channel.exchange_delete(parked)
-    channel.close()
-    if broker.queue_exists(connection, retry_queue):
-        _delete(connection, topology, parked, retry_queue)
-    elif topology.on_ring(queue):
-        _delete(connection, topology, parked, names.exchange(queue.exchange))
-    else:
-        _delete(connection, topology, parked, "", names.unsharded(queue))
 
 
 @dataclass(slots=True)
@@ -358,7 +214,9 @@ class QueueReplacement:
         # An attempt fails if the queue has a consumer, or if it has no leader. For a queue without
         # a leader, the broker reports no consumers. Then _await_consumers() returns at once, and
         # the loop tries again until the queue has a leader.
-        while _try_to_delete(self.connection, self.topology, self._queue, before):
+        while queue_deletion.try_to_move_and_delete(
+            self.connection, self.topology, self._queue, before
+        ):
             self._await_consumers()
 
     def _open_gate(self) -> None:
@@ -376,7 +234,7 @@ class QueueReplacement:
         channel = self.connection.channel()
         channel.exchange_delete(held_name)
         if broker.queue_exists(self.connection, held_name):
-            _delete(self.connection, self.topology, held_name, before)
+            queue_deletion.move_and_delete(self.connection, self.topology, held_name, before)
         channel.exchange_delete(before)
         if queue_deletion.remove_queue(self.connection, self.topology, before):
             publish_all(channel.connection, [fence_message(before, self._queue)])
@@ -390,26 +248,3 @@ class QueueReplacement:
         # The gate is deleted last, because it marks a replacement that is not complete.
         channel.exchange_delete(self._names.gate(self.consumer))
         channel.close()
-
-
-def _delete(
-    connection: Connection, topology: Topology, source: str, exchange: str, key: str | None = None
-) -> None:
-    """Move all messages of one of feedbus's own queues to an exchange, and delete the queue.
-
-    Raises:
-        BrokerOutage: the queue has no leader.
-        UsageError: a consumer uses the queue.
-
-    """
-    wait_for_consumers_to_leave(connection, broker.clock(topology), [source])
-    if reason := _try_to_delete(connection, topology, source, exchange, key):
-        msg = f"{source}: {reason}"
-        raise BrokerOutage(msg) if reason == NO_ANSWER else UsageError(msg)
-
-
-def _try_to_delete(
-    connection: Connection, topology: Topology, source: str, exchange: str, key: str | None = None
-) -> str:
-    with QueueEmptier(connection, source, MessageMover(connection, exchange, key)) as emptier:
-        return emptier.delete(broker.in_flight_seconds(topology))

@@ -11,6 +11,7 @@ from feedbus.errors import UsageError
 from feedbus.generations import (
     older_topology_files,
     queue_replacement,
+    retry_queue_replacement,
     state_queues,
     switch_notices,
 )
@@ -142,7 +143,7 @@ def _end_replacements(connection: Connection, topology: Topology) -> None:
             retry_queue = names.retry_queue(queue, delay)
             if broker.queue_exists(connection, names.parked_retries(retry_queue)):
                 broker.declare_retry_queue(connection.channel(), names, queue, delay)
-                queue_replacement.unpark(connection, topology, queue, retry_queue)
+                retry_queue_replacement.unpark(connection, topology, queue, retry_queue)
 
 
 def set_up_if_missing(topology: Topology) -> dict[str, RingState]:

@@ -20,7 +20,7 @@ from feedbus.broker_names import (
     lock_queue,
     queue_of,
 )
-from feedbus.generations import queue_replacement, switch
+from feedbus.generations import retry_queue_replacement, switch
 from feedbus.generations.ring_state import RingState
 from feedbus.plan.changes import Change, Kind, ObjectsToChange
 from feedbus.plan.declared_objects import DeclaredObjects, consumers_on_no_ring
@@ -72,7 +72,7 @@ class Comparison:
         """Compute the attributes that the caller has not given."""
         self.timer_queues = timer_layout.queues_of_timer(self._names)
         self.waiting_queues = self._find_waiting_queues()
-        parked = queue_replacement.parked_retry_queues(self.topology, self.seen)
+        parked = retry_queue_replacement.parked_retry_queues(self.topology, self.seen)
         self.parked_queues = {self._names.parked_retries(delay) for _, delay in parked}
 
     def compare(self) -> ObjectsToChange:

@@ -13,7 +13,7 @@ from feedbus.broker.interface import SeenBinding
 from feedbus.broker.inventory import Inventory
 from feedbus.broker_names import Names
 from feedbus.cron import Cron
-from feedbus.generations import queue_replacement
+from feedbus.generations import queue_replacement, retry_queue_replacement
 from feedbus.plan.changes import DEAD_LETTERS, RETRIES, Change, Kind
 from feedbus.topology import Consumer, Exchange, Schedule, Topology
 
@@ -138,7 +138,7 @@ class DeclaredObjects:
         `feedbus apply` moves (parks) retries to such a queue while it declares their retry queue
         again. If this command is killed meanwhile, the next `feedbus apply` moves the retries back.
         """
-        for _, name in queue_replacement.parked_retry_queues(self.topology, self.seen):
+        for _, name in retry_queue_replacement.parked_retry_queues(self.topology, self.seen):
             reason = "an interrupted apply has moved retries here; they are moved back"
             self._note("change", "queue", name, reason)
 
@@ -151,7 +151,7 @@ class DeclaredObjects:
 
         """
         for queue in self.topology.queues.values():
-            for name in queue_replacement.wrong_retry_queues(self.topology, queue, self.seen):
+            for name in retry_queue_replacement.wrong_retry_queues(self.topology, queue, self.seen):
                 self._note(
                     *("change", "queue", name),
                     "its arguments have changed: it is declared again, and the waiting times of"

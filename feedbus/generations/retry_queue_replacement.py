@@ -1,0 +1,148 @@
+"""Replace a retry queue by one with other arguments, and park retries meanwhile.
+
+Retries are *parked* while their retry queue, or the queue of their records, is deleted and declared
+again: they are in another queue, until unpark() moves them back.
+"""
+
+from __future__ import annotations
+
+from feedbus import broker
+from feedbus.broker import declarations, queue_arguments
+from feedbus.broker.differences import find_differences
+from feedbus.broker.inventory import Inventory
+from feedbus.broker_names import PARKED, Names, Role, derived
+from feedbus.generations.queue_deletion import move_and_delete
+from feedbus.generations.queue_emptying import MessageMover, QueueEmptier
+from feedbus.generations.switch import exit_after_step
+from feedbus.topology import Queue, Topology
+from feedbus.wire.amqp_protocols import Connection
+
+
+def parked_retry_queues(topology: Topology, seen: Inventory) -> list[tuple[str, str]]:
+    """Return a pair of names for each retry queue whose retries are still parked.
+
+    The first name is that of the queue in topology.toml, the second is that of the retry queue on
+    the broker.
+
+    Retries are parked in another queue while their retry queue is declared again. If the process is
+    killed meanwhile, the retries stay parked until the next process calls unpark().
+
+    Args:
+        topology: the topology.
+        seen: the objects that the broker has.
+
+    """
+    parked = []
+    for name in seen.queues:
+        original = derived(name)
+        if original is None or original.role is not Role.PARKED:
+            continue
+        queue = original.owner.removeprefix(f"{topology.name}.")
+        if queue in topology.queues:
+            parked.append((queue, name.removesuffix(PARKED)))
+    return parked
+
+
+def wrong_retry_queues(topology: Topology, queue: Queue, seen: Inventory) -> list[str]:
+    """Return the retry queues of a queue that have wrong arguments, by their names on the broker.
+
+    `feedbus apply` replaces these retry queues.
+
+    Args:
+        topology: the topology, which declares the arguments.
+        queue: the queue.
+        seen: the objects that the broker has.
+
+    """
+    names = Names(topology)
+    wrong = []
+    for milliseconds in queue.retry.delays_milliseconds:
+        name = names.retry_queue(queue, milliseconds)
+        if name not in seen.queues:
+            continue
+        arguments = queue_arguments.retry_queue_arguments(names, queue, milliseconds)
+        kinds = [
+            queue_arguments.auxiliary_arguments(arguments, quorum=quorum)
+            for quorum in (False, True)
+        ]
+        if all(find_differences(seen.queues[name].arguments, wanted) for wanted in kinds):
+            wrong.append(name)
+    return wrong
+
+
+def replace_retry_queue(
+    connection: Connection, topology: Topology, queue: Queue, retry_queue: str
+) -> None:
+    """Delete a retry queue with wrong arguments, after its retries were moved to another queue.
+
+    The caller then declares the retry queue again, and calls unpark(). Until then, a consumer that
+    has to send a retry to this retry queue holds: it waits, and tries again.
+
+    Args:
+        connection: a connection to the topology's broker.
+        topology: the topology.
+        queue: the queue of the records.
+        retry_queue: the name of the retry queue on the broker.
+
+    """
+    channel = connection.channel()
+    if broker.queue_exists(connection, retry_queue):
+        # Consumers publish retries to an exchange with the name of the retry queue.
+        channel.queue_unbind(retry_queue, retry_queue, "")
+    channel.close()
+    broker.clock(topology).sleep(broker.in_flight_seconds(topology))
+    park(connection, topology, queue, retry_queue)
+    exit_after_step("delay-parked")
+    move_and_delete(connection, topology, retry_queue, Names(topology).parked_retries(retry_queue))
+    exit_after_step("delay-deleted")
+
+
+def park(connection: Connection, topology: Topology, queue: Queue, retry_queue: str) -> None:
+    """Park retries: move them from their retry queue to another queue.
+
+    replace_retry_queue() calls this before it deletes the retry queue.
+
+    Args:
+        connection: a connection to the topology's broker.
+        topology: the topology.
+        queue: the queue of the records.
+        retry_queue: the name of the retry queue on the broker.
+
+    """
+    parked = Names(topology).parked_retries(retry_queue)
+    channel = connection.channel()
+    channel.exchange_declare(parked, "fanout", durable=True, auto_delete=False)
+    declarations.declare_auxiliary(channel, parked, {}, quorum=queue.type == "quorum")
+    channel.queue_bind(parked, parked, "")
+    channel.close()
+    with QueueEmptier(connection, retry_queue, MessageMover(connection, parked)) as emptier:
+        emptier.move_all()
+
+
+def unpark(connection: Connection, topology: Topology, queue: Queue, retry_queue: str) -> None:
+    """Move parked retries back to their retry queue.
+
+    If the retry queue does not exist, because the topology no longer has it, the retries go to the
+    queue of their records. If the queue of their records has shards, the retries go to the entry,
+    the exchange in front of the ring. In both cases, a consumer handles the retries immediately.
+
+    `feedbus up` and `feedbus apply` call this after the retry queue was declared again.
+
+    Args:
+        connection: a connection to the topology's broker.
+        topology: the topology.
+        queue: the queue of the records.
+        retry_queue: the name of the retry queue on the broker.
+
+    """
+    names = Names(topology)
+    parked = names.parked_retries(retry_queue)
+    channel = connection.channel()
+    channel.exchange_delete(parked)
+    channel.close()
+    if broker.queue_exists(connection, retry_queue):
+        move_and_delete(connection, topology, parked, retry_queue)
+    elif topology.on_ring(queue):
+        move_and_delete(connection, topology, parked, names.exchange(queue.exchange))
+    else:
+        move_and_delete(connection, topology, parked, "", names.unsharded(queue))
