@@ -10,10 +10,12 @@ from typing import Any
 
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import StoreOutage, UsageError
+from feedbus.store.inbox_table import SqlInbox
 from feedbus.store.migrations import is_up_to_date, upgrade
 from feedbus.store.outages import describe, is_outage, is_timeout
+from feedbus.store.outbox_table import SqlOutbox
 from feedbus.store.process_locks import advisory_lock, file_lock
-from feedbus.store.tables import Cursor, Dialect, SqlInbox, SqlOutbox
+from feedbus.store.tables import Cursor, Dialect
 
 SET_UP_SECONDS = 60.0  # the time limit of the wait while another process sets up the tables
 

@@ -33,8 +33,8 @@ from feedbus.runner.waiting_record_mover import WaitingRecordMover
 from feedbus.schedules.fired_moment import FiredMoment
 from feedbus.schedules.scheduler import Scheduler
 from feedbus.store.key_locks import KeyLocks
+from feedbus.store.outbox_table import SqlOutbox
 from feedbus.store.relay import Relay
-from feedbus.store.tables import SqlOutbox
 from feedbus.transports.sqlite.declaring_channel import DeclaringChannel
 from tests.simulation import channel, connection, network
 from tests.simulation.consumers import Followers

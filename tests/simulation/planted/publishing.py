@@ -17,7 +17,7 @@ from feedbus.runner import (
     buffer,
     queue_reader,
 )
-from feedbus.store import leftover_rows, outbox_publishing, tables
+from feedbus.store import inbox_table, leftover_rows, outbox_publishing
 from tests.simulation.planted.change import Change, edited
 
 
@@ -88,13 +88,13 @@ def a_relay_that_deletes_too_soon() -> list[Change]:
 
 def an_inbox_that_is_not_asked() -> list[Change]:
     """Handle records again that were handled before."""
-    original = tables.SqlInbox.add_new
+    original = inbox_table.SqlInbox.add_new
 
     def add_new(self: Any, queue: str, ids: Any) -> list[str]:
         original(self, queue, ids)
         return list(ids)
 
-    return [(tables.SqlInbox, "add_new", add_new)]
+    return [(inbox_table.SqlInbox, "add_new", add_new)]
 
 
 def deliveries_of_a_lost_connection() -> list[Change]:
