@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import re
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import NODEFAULT, ValidationError, convert, inspect
 
+from feedbus.handling.message_types.msgspec_descriptions import (
+    Field,
+    common_names,
+    common_wire_names,
+    describe_type,
+    fields_of,
+    maker_of,
+)
+from feedbus.handling.message_types.msgspec_errors import error_texts, located_errors
 from feedbus.handling.message_types.record_loader import (
     Errors,
     Loaded,
     RecordLoader,
-    UnfitMessageType,
     errors_of,
     loaded_rows,
 )
-from feedbus.name_list import listed
 from feedbus.records.batch import Chunk
 from feedbus.records.packs import Pack
 
@@ -28,37 +32,6 @@ UNKNOWN = "unknown field"
 # At most this many unknown fields are reported. Each is reported for every record, and a pack may
 # have thousands of records and of unknown fields.
 UNKNOWN_NAMED = 10
-INVALID_ENUM = "invalid enum value"
-VALUES_NAMED = 10  # at most this many allowed values of an enum or a Literal are listed
-_POSITION = re.compile(r" - at `(?:key in )?\$(.*)`$")  # the position at the end of an error
-_STEP = re.compile(r"\.[^.\[]+|\[[^\]]*\]")  # a step of such a position
-
-Described = inspect.StructType | inspect.DataclassType | inspect.TypedDictType
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A field of a message type, as msgspec describes it; determined once for each type.
-
-    Attributes:
-        key: the name of the field on the wire.
-        name: the name of the field in the record.
-        type: the type of its values.
-        many: the type of a list of such values, by which a whole column is loaded.
-        description: msgspec's description of the type.
-        required: whether a record without the field is invalid.
-        default: the value for a record without the field; NODEFAULT if there is no such value.
-        factory: creates the value for a record without the field; NODEFAULT if there is no factory.
-    """
-
-    key: str
-    name: str
-    type: Any
-    many: Any
-    description: inspect.Type
-    required: bool
-    default: Any
-    factory: Any
 
 
 class MsgspecLoader(RecordLoader):
@@ -79,17 +52,17 @@ class MsgspecLoader(RecordLoader):
 
         """
         self._type = declared
-        described = _described(declared)
-        self._names = _names(described)
-        self._fields = _fields(declared, described[0]) if len(described) == 1 else None
+        described = describe_type(declared)
+        self._names = common_names(described)
+        self._fields = fields_of(declared, described[0]) if len(described) == 1 else None
         self._strict = getattr(described[0], "forbid_unknown_fields", False)
-        self._make = _maker(declared, described[0]) if self._fields is not None else None
+        self._make = maker_of(declared, described[0]) if self._fields is not None else None
         self._dicts = isinstance(described[0], inspect.TypedDictType)
 
     @property
     def name(self) -> str:
         """The name of the class; for a union, the names with "Or" between them."""
-        return "Or".join(kind.cls.__name__ for kind in _described(self._type))
+        return "Or".join(kind.cls.__name__ for kind in describe_type(self._type))
 
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON Schema of one record on the wire; its definitions are in `$defs`."""
@@ -97,14 +70,14 @@ class MsgspecLoader(RecordLoader):
 
     def wire_fields(self) -> Sequence[str]:
         """Return the names of the fields on the wire; of a union, the names that all types have."""
-        return _common([_wire_names(each) for each in _described(self._type)])
+        return common_wire_names(describe_type(self._type))
 
     def _load(self, pack: Pack) -> Loaded:
         """Validate and load the records of a pack.
 
         Records of a TypedDict are loaded by column. Records of another class are loaded by column
         if the pack has several records, and if feedbus can create the objects without msgspec (see
-        _maker()). Otherwise msgspec loads the records one by one. It also does so for each union
+        maker_of()). Otherwise msgspec loads the records one by one. It also does so for each union
         and each generic class.
 
         Args:
@@ -126,7 +99,7 @@ class MsgspecLoader(RecordLoader):
             try:
                 rows[index] = convert(payload, self._type, str_keys=True)
             except ValidationError as error:
-                errors[index] = self._errors(payload) or _located(error, self._type)
+                errors[index] = self._errors(payload) or located_errors(error, self._type)
             except BaseException as error:  # noqa: BLE001 -- __post_init__ may raise anything
                 errors[index] = self._errors(payload) or errors_of(error)
         return loaded_rows(pack, rows, self._names, errors)
@@ -186,7 +159,7 @@ def _column(field: Field, values: Sequence[Any], errors: Errors) -> Sequence[Any
                 found.append(convert(value, field.type, str_keys=True))
             except BaseException as error:  # noqa: BLE001 -- a __post_init__ may raise anything
                 found.append(None)
-                errors.setdefault(index, {})[field.key] = _texts(error, field.description)
+                errors.setdefault(index, {})[field.key] = error_texts(error, field.description)
     return found
 
 
@@ -198,7 +171,7 @@ def _made(field: Field, count: int, errors: Errors) -> Sequence[Any]:
             found.append(field.factory())
         except BaseException as error:  # noqa: BLE001 -- the code of the project can raise anything
             found.append(None)
-            errors.setdefault(index, {})[field.key] = _texts(error, field.description)
+            errors.setdefault(index, {})[field.key] = error_texts(error, field.description)
     return found
 
 
@@ -206,214 +179,10 @@ def _shared(field: Field, value: Any, count: int, errors: Errors) -> Any:
     try:
         return convert(value, field.type, str_keys=True)
     except BaseException as error:  # noqa: BLE001 -- a __post_init__ may raise anything
-        _note_all(errors, count, field.key, *_texts(error, field.description))
+        _note_all(errors, count, field.key, *error_texts(error, field.description))
         return None
 
 
 def _note_all(errors: Errors, count: int, key: str, *texts: str) -> None:
     for index in range(count):
         errors.setdefault(index, {})[key] = [*texts]
-
-
-def _texts(error: BaseException, description: inspect.Type) -> list[str]:
-    """Return the error of a field's value, in a list.
-
-    Args:
-        error: the error.
-        description: msgspec's description of the type of the field.
-
-    """
-    if isinstance(error, ValidationError):
-        return [_text(error, description)]
-    return errors_of(error)[""]
-
-
-def _text(error: ValidationError, description: inspect.Type) -> str:
-    """Return the text of an error. It begins with the position of the error within the value.
-
-    The error of an enum or a Literal lists the allowed values, which msgspec does not list.
-
-    Args:
-        error: the error.
-        description: msgspec's description of the type of the value.
-
-    """
-    text = str(error)
-    position = _POSITION.search(text)
-    text = _POSITION.sub("", text).replace("`", "")
-    text = text[:1].lower() + text[1:]
-    path = position.group(1) if position else ""
-    if text.startswith(INVALID_ENUM):
-        allowed = list(dict.fromkeys(_allowed(description, _STEP.findall(path))))
-        text += f": expected one of {listed(allowed, VALUES_NAMED)}" if allowed else ""
-    within = path.removeprefix(".")
-    return f"{within}: {text}" if within else text
-
-
-def _allowed(description: inspect.Type, steps: Sequence[str]) -> Iterator[str]:
-    """Yield the allowed values of an enum or a Literal, as Python writes them.
-
-    Args:
-        description: msgspec's description of a type.
-        steps: the path from a value of this type to the value that is an enum or a Literal.
-
-    """
-    for found in _reached(description, steps):
-        if isinstance(found, inspect.LiteralType):
-            yield from map(repr, found.values)
-        elif isinstance(found, inspect.EnumType):
-            yield from (repr(member.value) for member in found.cls)
-
-
-def _reached(description: inspect.Type, steps: Sequence[str]) -> Iterator[inspect.Type]:
-    """Yield the types that a value at a path can have; of a union, each type.
-
-    Args:
-        description: msgspec's description of a type.
-        steps: the path from a value of this type.
-
-    """
-    following: Sequence[inspect.Type] = ()
-    if isinstance(description, inspect.UnionType):
-        for each in description.types:
-            yield from _reached(each, steps)
-    elif not steps:
-        yield description
-    elif isinstance(description, Described):
-        fields = description.fields
-        following = [each.type for each in fields if f".{each.encode_name}" == steps[0]]
-    else:  # the items of a list, or the values of a dict
-        names = ("item_type", "value_type")
-        following = [getattr(description, name) for name in names if hasattr(description, name)]
-    for each in following:
-        yield from _reached(each, steps[1:])
-
-
-def _located(error: ValidationError, declared: Any) -> dict[str, list[str]]:
-    """Return the error of a whole record, under the field that the error names, or under "".
-
-    Args:
-        error: the error.
-        declared: the message type.
-
-    """
-    position = _POSITION.search(str(error))
-    field = re.match(r"\.([^.\[]+)", position.group(1)) if position else None
-    text = _text(error, inspect.type_info(declared))
-    return {field.group(1): [text.partition(": ")[2] or text]} if field else {"": [text]}
-
-
-def _described(declared: Any) -> Sequence[Described]:
-    """Return msgspec's description of a type, or of each type of a union.
-
-    Raises:
-        UnfitMessageType: a JSON object cannot be read as this type.
-
-    """
-    expected = "a type that JSON can be read as"
-    try:
-        info = inspect.type_info(declared)
-        msgspec.json.Decoder(declared)
-    except Exception as error:
-        raise UnfitMessageType(expected, f"{declared!r:.100}: {error}") from error
-    found = info.types if isinstance(info, inspect.UnionType) else (info,)
-    for each in found:
-        if not isinstance(each, Described) or getattr(each, "array_like", False):
-            expected = "a dataclass, a msgspec.Struct, a pydantic model, dict, str or bytes"
-            raise UnfitMessageType(expected, f"{declared!r:.100}")
-        for field in each.fields:
-            custom = _custom(field.type, set())
-            if custom is not None:
-                got = f"{custom!r:.100} of the field '{field.name}'"
-                raise UnfitMessageType(expected, got)
-    return [each for each in found if isinstance(each, Described)]
-
-
-def _custom(info: Any, seen: set[int]) -> object:
-    """Return a nested type that msgspec cannot create from JSON, or None.
-
-    Args:
-        info: msgspec's description of a type.
-        seen: the ids of the descriptions that were examined, because types may be recursive.
-
-    """
-    if id(info) in seen:
-        return None
-    seen.add(id(info))
-    if isinstance(info, inspect.CustomType | inspect.ExtType | inspect.RawType):
-        return getattr(info, "cls", info)
-    parts = [getattr(info, name) for name in getattr(info, "__struct_fields__", ())]
-    for part in parts:
-        for each in part if isinstance(part, tuple) else (part,):
-            if isinstance(each, inspect.Type | inspect.Field):
-                found = _custom(each, seen)
-                if found is not None:
-                    return found
-    return None
-
-
-def _names(described: Sequence[Described]) -> Sequence[str]:
-    """Return the names of the fields that all types of a union have."""
-    return _common([[field.name for field in each.fields] for each in described])
-
-
-def _wire_names(described: Described) -> Sequence[str]:
-    tag = getattr(described, "tag_field", None)
-    return [*([tag] if tag else []), *(field.encode_name for field in described.fields)]
-
-
-def _common(names: Sequence[Sequence[str]]) -> Sequence[str]:
-    """Return the names that each of the lists has."""
-    return [name for name in names[0] if all(name in each for each in names)]
-
-
-def _fields(declared: Any, described: Described) -> Sequence[Field] | None:
-    """Return the fields of a class; None if their types depend on a generic class's arguments."""
-    if typing.get_origin(declared) is not None:
-        return None
-    types = typing.get_type_hints(declared, include_extras=True)
-    return [
-        Field(
-            each.encode_name,
-            each.name,
-            kind := _bare(types[each.name]),
-            list[kind],  # type: ignore[valid-type]
-            each.type,
-            each.required,
-            each.default,
-            each.default_factory,
-        )
-        for each in described.fields
-    ]
-
-
-def _bare(annotation: Any) -> Any:
-    """Return the type of a TypedDict's field without Required or NotRequired."""
-    marks = (typing.Required, typing.NotRequired, typing.ClassVar)
-    while typing.get_origin(annotation) in marks:
-        annotation = typing.get_args(annotation)[0]
-    return annotation
-
-
-def _maker(declared: Any, described: Described) -> Callable[[dict[str, Any]], Any] | None:
-    """Return a function that creates a record from valid fields.
-
-    None if only msgspec can create it: for example, if __post_init__ must be called.
-    """
-    if hasattr(declared, "__post_init__"):
-        return None
-    if isinstance(described, inspect.StructType):
-        return None if described.tag is not None else lambda row: declared(**row)
-    if not isinstance(described, inspect.DataclassType):
-        return None
-    # object.__setattr__ also works for a frozen class. __init__ is not called, as msgspec does not
-    # call it either.
-    assign = object.__setattr__
-
-    def make(row: dict[str, Any]) -> Any:
-        instance = object.__new__(declared)
-        for name, value in row.items():
-            assign(instance, name, value)
-        return instance
-
-    return make
