@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from feedbus import broker
-from feedbus.apply import apply, exclusive
+from feedbus.apply import apply, drain_wait, exclusive
+from feedbus.apply.drain_wait import LeavingQueues, is_drained
 from feedbus.broker import inventory, lookups, queue_arguments, timer
 from feedbus.broker_names import Names
+from feedbus.clock import VirtualClock
 from feedbus.errors import UsageError
 from feedbus.generations import topology_setup
 from feedbus.plan.changes import Watchers
@@ -310,6 +312,25 @@ def test_an_apply_that_does_not_wait_deletes_retry_queues_only_if_they_are_empty
         channel.queue_purge(names.retry_queue(wanted.queues["work"], 3_600_000))
         assert apply_now()
     assert nothing_to_do(wanted)
+
+
+def test_an_apply_that_does_not_wait_returns_at_once_if_a_queue_cannot_have_only_a_fence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = System.at(tmp_path, *(queue(name) for name in ("work", "other", "more", "gone")))
+    clock = VirtualClock()
+    left: list[int] = []
+    with broker.connect(system.topology) as connection, monkeypatch.context() as patch:
+        patch.setattr(drain_wait.broker, "clock", lambda _: clock)
+        channel = connection.channel()
+        gone = Names(system.topology).unsharded(system.topology.queues["gone"])
+        leaving = LeavingQueues(connection, system.topology, [gone])
+        for count, waits in ((1, True), (2, False)):
+            channel.basic_publish(channel.prepare_message("{}"), "", gone)
+            start = clock.monotonic()
+            assert not is_drained(connection, system.topology, leaving, left.append)
+            assert left[-1] == count
+            assert (clock.monotonic() > start) == waits
 
 
 def test_a_queue_that_is_named_is_deleted_without_waiting_for_its_retries(

@@ -47,14 +47,6 @@ class LeavingQueues:
         self._queues = tuple(queues)
         self._fence_due_at = dict.fromkeys(filter(queue_removal.ends_with_fence, queues), -math.inf)
 
-    @property
-    def fence_count(self) -> int:
-        """The number of the queues into which messages_left() puts fences.
-
-        The other queues have no consumer, or have a fence already.
-        """
-        return len(self._fence_due_at)
-
     def messages_left(self) -> list[int | None]:
         """Count the ready messages of each queue, and put a fence into each queue that needs one.
 
@@ -104,8 +96,8 @@ def await_drained(
 
     """
     clock = broker.clock(topology)
-    while (left := messages_left(connection, topology, leaving)) is not None:
-        progress(left)
+    while (left := _messages_left(connection, topology, leaving)) is not None:
+        progress(sum(left))
         clock.sleep(CHECK_SECONDS)
     progress(0)
 
@@ -118,8 +110,8 @@ def is_drained(
 ) -> bool:
     """Return whether old generations, removed queues and replaced queues are drained.
 
-    `feedbus apply --no-wait` calls this. If the few messages that are left can all be fences, the
-    function waits a short time, in which the consumers delete the queues.
+    `feedbus apply --no-wait` calls this. If no queue has more than one message, these messages can
+    all be fences. Then the function waits a short time, in which the consumers delete the queues.
 
     Args:
         connection: a connection to the broker.
@@ -128,19 +120,20 @@ def is_drained(
         progress: called once with the number of messages that are left, if the result is False.
 
     """
-    fences = sum(1 for _ in _queues_to_drain(connection, topology)) + leaving.fence_count
     clock = broker.clock(topology)
     end = clock.monotonic() + DELETION_SECONDS
-    while (left := messages_left(connection, topology, leaving)) is not None:
-        if left > fences or clock.monotonic() > end:
-            progress(left)
+    while (left := _messages_left(connection, topology, leaving)) is not None:
+        if max(left, default=0) > 1 or clock.monotonic() > end:
+            progress(sum(left))
             return False
         clock.sleep(CHECK_SECONDS)
     return True
 
 
-def messages_left(connection: Connection, topology: Topology, leaving: LeavingQueues) -> int | None:
-    """Return the number of messages in queues that drain; None if all of them are drained.
+def _messages_left(
+    connection: Connection, topology: Topology, leaving: LeavingQueues
+) -> list[int] | None:
+    """Count the messages of each queue that drains; return None if all these queues are drained.
 
     A queue that drains gets no new messages, and its consumer empties it. Three kinds of queues are
     drained only when the consumer has deleted them: the queues of old generations, the removed
@@ -155,17 +148,18 @@ def messages_left(connection: Connection, topology: Topology, leaving: LeavingQu
         leaving: the removed queues that are to be deleted when they are empty.
 
     """
-    left = [
+    counts = [
         broker.count_messages(connection, queue) for queue in _queues_to_drain(connection, topology)
     ]
-    left += leaving.messages_left()
-    if all(count is None for count in left):
+    counts += leaving.messages_left()
+    left = [count for count in counts if count is not None]
+    if not left:
         # A consumer deletes the last queue of a generation before it removes the generation from
         # the state. So the state is read, too.
         states = state_queues.exact_states(connection, topology).values()
         if not any(state.draining for state in states):
             return None
-    return sum(count or 0 for count in left)
+    return left
 
 
 def _queues_to_drain(connection: Connection, topology: Topology) -> Iterator[str]:
