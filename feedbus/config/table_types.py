@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 from marshmallow import RAISE, Schema, ValidationError
 
+from feedbus.config.base_option import Option
 from feedbus.config.key_paths import KeyPath
-from feedbus.config.option_types import Name, Option
+from feedbus.config.option_types import Name
 from feedbus.config.problems import Fault, Report, describe, unknown
 
 # Matches a link in Markdown. Editors show descriptions as plain text, so only the link's text is

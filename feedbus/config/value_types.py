@@ -8,7 +8,8 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from feedbus.config.option_types import DOTTED, Dotted, Option, Text
+from feedbus.config.base_option import Option
+from feedbus.config.option_types import DOTTED, Dotted, Text
 from feedbus.config.problems import LONG_BITS
 from feedbus.name_list import nearest
 from feedbus.urls import UrlError
