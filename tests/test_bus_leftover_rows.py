@@ -111,7 +111,9 @@ def test_of_two_threads_that_publish_one_key_the_one_that_committed_first_sends_
     threads[0].start()
     wait_until(lambda: sends)
     threads[1].start()
-    wait_until(lambda: len(sends) > 1 or bus._committed_messages._locks._registered_keys)
+    wait_until(
+        lambda: len(sends) > 1 or bus._transaction_blocks.committed_messages._locks._registered_keys
+    )
     let_go.set()
     for thread in threads:
         thread.join()

@@ -156,8 +156,8 @@ def test_a_thread_sends_no_row_before_an_earlier_row_that_another_thread_has_jus
         assert store.committed.wait(PATIENCE_SECONDS)
         second = threading.Thread(target=publish, args=(2,))
         second.start()
-        assert bus._committed_messages is not None
-        waiting = bus._committed_messages._locks._registered_keys
+        assert bus._transaction_blocks.committed_messages is not None
+        waiting = bus._transaction_blocks.committed_messages._locks._registered_keys
         wait_until(lambda: len(waiting) == 2 or not second.is_alive())
         store.allowed.set()
         for thread in (first, second):
@@ -175,7 +175,7 @@ def test_a_transaction_that_is_rolled_back_keeps_no_other_waiting(system, bus) -
         fail()
     with bus.transaction():
         bus.publish("work", {"n": 2})
-    assert bus._committed_messages._locks._registered_keys == {}
+    assert bus._transaction_blocks.committed_messages._locks._registered_keys == {}
     assert handled(system) == [2]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,15 +10,13 @@ from itertools import islice
 from typing import Any, Self, Unpack
 
 from feedbus import broker, wrong_argument
-from feedbus.bus.committed_messages import CommittedMessages
 from feedbus.bus.interface import Bus
 from feedbus.bus.outbox_requests import request_of
 from feedbus.bus.publish_requests import Request, refuse_closed
 from feedbus.bus.record_encoding import pack_pairs
 from feedbus.bus.sender import Sender
 from feedbus.bus.shared_sender import SharedSender
-from feedbus.bus.transactions import CurrentTransaction, Transaction
-from feedbus.errors import StoreOutage, UsageError
+from feedbus.bus.transaction_blocks import TransactionBlocks
 from feedbus.metrics import Metrics
 from feedbus.records.packs import Pack, pack_of_one
 from feedbus.records.payloads import Payload
@@ -31,17 +28,11 @@ from feedbus.records.publish_arguments import (
     without_key,
 )
 from feedbus.records.publish_options import envelope_of
-from feedbus.store import NoStore, Store, check_is_store, open_store
-from feedbus.store.no_store import refuse
+from feedbus.store import Store, check_is_store
 from feedbus.store.protocol import OutboxRow
 from feedbus.topology import Topology
 from feedbus.wire.message_options import Envelope, PublishOptions
 
-INSIDE_TRANSACTION = (
-    "bus.transaction() inside a transaction of the store that was begun without this bus: the bus"
-    " does not know when that transaction commits; replace the outer transaction by a block of the"
-    " same bus.transaction(), or, in a handler, publish with the handler's parameter of type Bus"
-)
 TIMEOUT_SECONDS = 10.0  # how long a publish tries again during an outage, by default
 
 
@@ -108,10 +99,10 @@ class LiveBus(Bus):
         self._shared_sender = SharedSender(
             self._topology, self._new_sender(), self._timeout_seconds
         )
-        self._open_lock = threading.Lock()
-        self._current_transaction = CurrentTransaction()
-        self._store = self._given_store
-        self._committed_messages: CommittedMessages | None = None
+        self._transaction_blocks = TransactionBlocks(
+            self._topology, self._clock, self._shared_sender, self._given_store
+        )
+        self._current_transaction = self._transaction_blocks.current
 
     def unique(self) -> str:
         """Return a unique message id, for the argument message_id of publish()."""
@@ -276,45 +267,8 @@ class LiveBus(Bus):
         """
         if self._is_closed:
             refuse_closed()
-        committed_messages = self._open_committed_messages()
-        store = committed_messages.store
-        if self._current_transaction.transaction is not None:
-            with store.transaction() as session:
-                yield session
-            return
-        if store.in_transaction:
-            raise UsageError(INSIDE_TRANSACTION)
-        current = self._current_transaction.transaction = Transaction(store)
-        try:
-            try:
-                with store.transaction() as session:
-                    yield session
-                    committed_messages.register(current)
-            except StoreOutage:
-                # The store may have committed although the bus got no answer. Then the messages are
-                # in the outbox, and must be sent before later messages of their keys.
-                committed_messages.leave_in_outbox(current)
-                raise
-            finally:
-                self._current_transaction.transaction = None
-            committed_messages.send(current)
-        finally:
-            committed_messages.withdraw(current)
-
-    def _open_committed_messages(self) -> CommittedMessages:
-        """Return the sender of committed messages; open the store if it is not open."""
-        with self._open_lock:
-            if self._store is None:
-                store = open_store(self._topology)
-                if isinstance(store, NoStore):
-                    refuse()
-                store.set_up()
-                self._store = store
-            if self._committed_messages is None:
-                self._committed_messages = CommittedMessages(
-                    self._store, self._topology, self._clock, self._shared_sender
-                )
-            return self._committed_messages
+        with self._transaction_blocks.block() as session:
+            yield session
 
     def close(self) -> None:
         """Close the connection, and the store if the bus opened it.
@@ -323,10 +277,7 @@ class LiveBus(Bus):
         method, a publish raises UsageError.
         """
         self._shared_sender.close()
-        with self._open_lock:
-            if self._store is not None and self._store is not self._given_store:
-                self._store.close()
-                self._store = self._committed_messages = None
+        self._transaction_blocks.close()
 
     def _send(self, exchange: str, pack: Pack, envelope: Envelope | None = None) -> None:
         if self._is_closed:
@@ -390,7 +341,7 @@ _inherited: list[object] = []
 
 def _reset_in_child() -> None:
     for bus in list(_buses):
-        _inherited.extend((bus._shared_sender, bus._store))  # noqa: SLF001 -- this module's own class
+        _inherited.extend((bus._shared_sender, bus._transaction_blocks))  # noqa: SLF001 -- this module's own class
         bus._reset()  # noqa: SLF001 -- as above
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import greenlet
 
-from feedbus.bus import live_bus, shared_sender
+from feedbus.bus import shared_sender, transaction_blocks
 from feedbus.store import key_locks
 from tests.simulation.replacing import replaced
 from tests.simulation.scheduler import SECONDS, Process, Scheduler
@@ -80,7 +80,7 @@ def simulated_locks(scheduler: Scheduler) -> Iterator[None]:
     with (
         replaced(key_locks, "threading", locks),
         replaced(shared_sender, "threading", locks),
-        replaced(live_bus, "CurrentTransaction", lambda: OfThread(scheduler)),
+        replaced(transaction_blocks, "CurrentTransaction", lambda: OfThread(scheduler)),
     ):
         yield
 
