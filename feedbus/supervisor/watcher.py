@@ -6,8 +6,6 @@ import asyncio
 import functools
 import logging
 import math
-import os
-import pwd
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +13,11 @@ from typing import Any
 
 from circus.stream.redirector import Redirector
 
-from feedbus.process.slots import slot_path
-from feedbus.process.status_files import ready_since
-from feedbus.process.watchdog import Watchdog, describe
-from feedbus.runner.crash_guard import clear
+from feedbus.process.watchdog import describe
 from feedbus.supervisor import process_groups, process_stop
 from feedbus.supervisor.forkserver_client import ForkServer
 from feedbus.supervisor.restart_policy import SILENT_SECONDS, RestartPolicy, describe_exit
+from feedbus.supervisor.slot_files import SlotFiles
 from feedbus.supervisor.unlocked_watcher import UnlockedWatcher
 from feedbus.supervisor.watched_process import WatchedProcess
 from feedbus.supervisor.watcher_events import WatcherEvents
@@ -68,7 +64,7 @@ class ProcessWatcher(UnlockedWatcher):
         self.on_spawn = on_spawn
         # Stdout and stderr go to one log, in the order of writing.
         self.stderr_stream = self.stdout_stream
-        self.run_folder = run_folder
+        self.files = SlotFiles(run_folder, self.name)
         self.reports_ready = reports_ready
         self.events = WatcherEvents(self.name, handles_messages)
         self.restart_policy = RestartPolicy(start_retries)
@@ -81,7 +77,6 @@ class ProcessWatcher(UnlockedWatcher):
         self.leaving = False
         self.fork_server: ForkServer | None = None  # set only while many processes start
         self._asked_to_end: set[int] = set()  # process ids
-        self._watchdogs: dict[int, Watchdog] = {}  # by process id
         self._resume_at = 0.0  # no process is started before this time of time.monotonic()
         self._filling = False  # whether manage_processes() is starting or ending processes
         self._ending: Any = None  # the process that is being reaped, for _on_process_end()
@@ -168,12 +163,7 @@ class ProcessWatcher(UnlockedWatcher):
 
         """
         if self.uid is not None:
-            user = pwd.getpwnam(self.uid)
-            slot = recovery_wid or self._nextwid
-            for kind in ("lock", "ready", "handler", "holding", "waiting"):
-                path = slot_path(self.run_folder, self.name, slot, kind)
-                path.touch(mode=0o600)
-                os.chown(path, user.pw_uid, user.pw_gid)
+            self.files.give_to(self.uid, recovery_wid or self._nextwid)
         started = super().spawn_process(recovery_wid)
         if started is False:
             self.last_exit = "no start"
@@ -245,9 +235,7 @@ class ProcessWatcher(UnlockedWatcher):
         if killed:
             asked_at = process.stop_asked_at or 0.0
             self.events.log_killed(process.pid, time.monotonic() - asked_at)
-            # The file `handler` contains the ids of the messages that were in the handler. Without
-            # clear(), the next process would treat this end as a crash.
-            clear(self.slot_path(process.wid, "handler"))
+            self.files.clear_handler(process.wid)
         self._log_last_output(process)
         await self._end_group(process.pid)
         process.stopping = False
@@ -308,7 +296,7 @@ class ProcessWatcher(UnlockedWatcher):
     def _on_process_end(self, *, process_pid: int, exit_code: int | None, **_: Any) -> bool:
         """Decide whether a process that was reaped is restarted; circus's hook `after_reap`."""
         process = self._ending
-        ready_at = ready_since(self.slot_path(process.wid, "ready"), process_pid)
+        ready_at = self.files.ready_since(process.wid, process_pid)
         self.ready_pids.discard(process_pid)
         asked = process_pid in self._asked_to_end
         self._asked_to_end.discard(process_pid)
@@ -348,16 +336,6 @@ class ProcessWatcher(UnlockedWatcher):
 
     # -- watching ------------------------------------------------------------------------------
 
-    def slot_path(self, slot: int, kind: str) -> Path:
-        """Return the path of a file of the process in a slot, in the run folder.
-
-        Args:
-            slot: the number of the slot, from 1.
-            kind: the kind of the file: "lock", "ready", "holding", "waiting" or "handler".
-
-        """
-        return slot_path(self.run_folder, self.name, slot, kind)
-
     def note_ready(self) -> int:
         """Log each process that has become ready; return how many are not ready yet."""
         waiting = 0
@@ -365,7 +343,7 @@ class ProcessWatcher(UnlockedWatcher):
             if process.pid in self.ready_pids:
                 continue
             age = process.age()
-            ready_at = ready_since(self.slot_path(process.wid, "ready"), process.pid)
+            ready_at = self.files.ready_since(process.wid, process.pid)
             if ready_at is None and (self.reports_ready or age < SILENT_SECONDS):
                 waiting += 1
                 continue
@@ -390,13 +368,6 @@ class ProcessWatcher(UnlockedWatcher):
 
         The supervisor calls the method every second.
         """
-        watched = {pid: self._watchdogs.get(pid) for pid in self.processes}
-        self._watchdogs = {
-            pid: known or Watchdog(self.slot_path(self.processes[pid].wid, "handler"), pid)
-            for pid, known in watched.items()
-        }
-        for watchdog in self._watchdogs.values():
-            note = watchdog.check()
-            if note is not None:
-                self.events.log_hangs(note.pid, describe(note))
-                self.stdout_stream.write_event(logging.ERROR, "hangs", describe(note), pid=note.pid)
+        for note in self.files.end_hung({pid: each.wid for pid, each in self.processes.items()}):
+            self.events.log_hangs(note.pid, describe(note))
+            self.stdout_stream.write_event(logging.ERROR, "hangs", describe(note), pid=note.pid)

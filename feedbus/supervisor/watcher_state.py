@@ -98,12 +98,12 @@ def changed_files(watcher: ProcessWatcher) -> list[Path]:
     return [
         path
         for process in watcher.processes.values()
-        for path in changed_code(watcher.slot_path(process.wid, "ready"), process.pid)
+        for path in changed_code(watcher.files.path(process.wid, "ready"), process.pid)
     ]
 
 
 def _hold_reason(watcher: ProcessWatcher, process: WatchedProcess) -> str:
-    return hold_reason(watcher.run_folder, watcher.name, process.wid, process.pid)
+    return hold_reason(watcher.files.folder, watcher.name, process.wid, process.pid)
 
 
 def _seconds_since(since: float | None) -> float | None:
