@@ -1,14 +1,10 @@
 """The metrics that one process counts.
 
-A process has a metric file, so its counters continue after a restart. A metric has a *series* of
-numbers for each combination of label values, such as a consumer and a verdict.
+A process has a metric file, so its counters continue after a restart.
 """
 
 from __future__ import annotations
 
-import json
-import threading
-from bisect import bisect_left
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,9 +24,8 @@ from feedbus.metrics.catalogue import (
     Verdict,
 )
 from feedbus.metrics.counter_file import Counts
+from feedbus.metrics.series import Counter, Histogram, series_key
 from feedbus.process.private_files import private_folder
-
-LONGEST_SECONDS = 366 * 86400.0  # a longer time is counted as this time
 
 events = EventLog("feedbus.metrics")
 
@@ -47,8 +42,8 @@ class Metrics:
         """
         self._counts = counts
         self._consumers: dict[str, ConsumerMetrics] = {}
-        self._published: dict[tuple[str, str], _Counter] = {}
-        self._blocked: _Counter | None = None
+        self._published: dict[tuple[str, str], Counter] = {}
+        self._blocked: Counter | None = None
         self._schedules: dict[str, ScheduleMetrics] = {}
 
     @classmethod
@@ -126,14 +121,14 @@ class Metrics:
         if known is None:
             for each in OUTCOMES:
                 labels = (exchange, each)
-                self._published[labels] = _Counter(self._counts, catalogue.PUBLISHED, *labels)
+                self._published[labels] = Counter(self._counts, catalogue.PUBLISHED, *labels)
             known = self._published[exchange, outcome]
         known.add(count)
 
     def publisher_blocked(self, seconds: float) -> None:
         """Count the time for which the broker has blocked a publisher, in seconds."""
         if self._blocked is None:
-            self._blocked = _Counter(self._counts, catalogue.BLOCKED)
+            self._blocked = Counter(self._counts, catalogue.BLOCKED)
         self._blocked.add(max(0.0, seconds))
 
     def value(self, name: str, *labels: str) -> float:
@@ -183,24 +178,24 @@ class ConsumerMetrics:
 
         """
 
-        def by(family: Family, values: tuple[str, ...]) -> dict[str, _Counter]:
-            return {value: _Counter(counts, family, name, value) for value in values}
+        def by(family: Family, values: tuple[str, ...]) -> dict[str, Counter]:
+            return {value: Counter(counts, family, name, value) for value in values}
 
         self._deliveries = by(catalogue.DELIVERIES, VERDICTS)
         self._records = by(catalogue.RECORDS, VERDICTS)
         self._outages = by(catalogue.OUTAGES, OUTAGE_PARTS)
         self._held = by(catalogue.HELD, OUTAGE_PARTS)
         self._dropped = by(catalogue.DROPPED, LIMITS)
-        self._unidentified = _Counter(counts, catalogue.UNIDENTIFIED, name)
-        self._taken_for_repeats = _Counter(counts, catalogue.TAKEN_FOR_REPEATS, name)
-        self._skipped = _Counter(counts, catalogue.SKIPPED, name)
-        self._redelivered = _Counter(counts, catalogue.REDELIVERIES, name)
-        self._loop_blocked = _Counter(counts, catalogue.LOOP_BLOCKED, name)
-        self._misplaced = _Counter(counts, catalogue.MISPLACED, name)
-        self._handling = _Histogram(counts, catalogue.HANDLING, name)
-        self._batch = _Histogram(counts, catalogue.BATCH, name)
-        self._lag = _Histogram(counts, catalogue.LAG, name)
-        self._age = _Histogram(counts, catalogue.AGE, name)
+        self._unidentified = Counter(counts, catalogue.UNIDENTIFIED, name)
+        self._taken_for_repeats = Counter(counts, catalogue.TAKEN_FOR_REPEATS, name)
+        self._skipped = Counter(counts, catalogue.SKIPPED, name)
+        self._redelivered = Counter(counts, catalogue.REDELIVERIES, name)
+        self._loop_blocked = Counter(counts, catalogue.LOOP_BLOCKED, name)
+        self._misplaced = Counter(counts, catalogue.MISPLACED, name)
+        self._handling = Histogram(counts, catalogue.HANDLING, name)
+        self._batch = Histogram(counts, catalogue.BATCH, name)
+        self._lag = Histogram(counts, catalogue.LAG, name)
+        self._age = Histogram(counts, catalogue.AGE, name)
 
     def settled(self, verdict: Verdict, deliveries: int = 1, records: int = 1) -> None:
         """Count deliveries that were settled with one verdict, and the records in them.
@@ -331,8 +326,8 @@ class ScheduleMetrics:
 
     def __init__(self, counts: Counts, name: str) -> None:
         """Create every series with 0."""
-        self._fired = _Counter(counts, catalogue.SCHEDULE_FIRED, name)
-        self._lateness = _Histogram(counts, catalogue.SCHEDULE_LATENESS, name)
+        self._fired = Counter(counts, catalogue.SCHEDULE_FIRED, name)
+        self._lateness = Histogram(counts, catalogue.SCHEDULE_LATENESS, name)
 
     def fired(self, late_seconds: float) -> None:
         """Count one firing, and how late it was.
@@ -343,48 +338,3 @@ class ScheduleMetrics:
         """
         self._fired.add(1)
         self._lateness.observe(late_seconds)
-
-
-class _Counter:
-    """A number that only grows."""
-
-    __slots__ = ("_lock", "_numbers")
-
-    def __init__(self, counts: Counts, family: Family, *labels: str) -> None:
-        self._numbers = counts.numbers(series_key(family, labels), family.length)
-        self._lock: threading.Lock = counts.lock
-
-    def add(self, amount: float) -> None:
-        with self._lock:
-            self._numbers[0] += amount
-
-
-class _Histogram:
-    """The number of observations in each bucket, and the sum of the observed values."""
-
-    __slots__ = ("_bounds", "_lock", "_numbers")
-
-    def __init__(self, counts: Counts, family: Family, *labels: str) -> None:
-        self._numbers = counts.numbers(series_key(family, labels), family.length)
-        self._lock: threading.Lock = counts.lock
-        self._bounds = family.bounds
-
-    def observe(self, value: float, count: int = 1) -> None:
-        # A measured time can be negative or very large: the clocks of two machines can differ, and
-        # a header can contain any time.
-        value = min(max(0.0, value), LONGEST_SECONDS)
-        bucket = bisect_left(self._bounds, value)
-        with self._lock:
-            self._numbers[bucket] += count
-            self._numbers[-1] += value * count
-
-
-def series_key(family: Family, labels: tuple[str, ...]) -> str:
-    """Return the key of a series in a metric file: JSON of the metric's name and label values.
-
-    Args:
-        family: the metric.
-        labels: the values of its labels, in the order of the catalogue.
-
-    """
-    return json.dumps([family.name, *labels], separators=(",", ":"))
