@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from feedbus import topology
+from feedbus.config.broker_value_types import Argument, ArgumentName, BrokerName, ContentType
 from feedbus.config.option_types import Choice, Flag, Whole
 from feedbus.config.table_types import Tables, TableSchema
-from feedbus.config.value_types import Argument, ArgumentName, BrokerName, ContentType
 
 EXCHANGE_TYPES = ("direct", "topic", "fanout", "x-consistent-hash")
 

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from feedbus import topology
+from feedbus.config.broker_value_types import Argument, ArgumentName, BrokerName, RoutingKey
 from feedbus.config.failure_options import DeadLettersTable, RetryTable
 from feedbus.config.option_types import Choice, Dotted, Duration, Flag, Name, Whole
 from feedbus.config.process_options import MEMORY_LIMIT, START_RETRIES, USER
 from feedbus.config.table_types import Array, Table, Tables, TableSchema
-from feedbus.config.value_types import (
-    Argument,
-    ArgumentName,
-    BrokerName,
-    OrderBy,
-    RoutingKey,
-    ShardNumber,
-)
+from feedbus.config.value_types import OrderBy, ShardNumber
 
 MOST_PREFETCH = 65_535  # the maximum of AMQP
 MOST_CONCURRENCY = 10_000

@@ -12,12 +12,12 @@ from marshmallow import ValidationError
 
 from feedbus import topology
 from feedbus.config.base_option import Option
+from feedbus.config.broker_value_types import RoutingKey
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.option_types import Duration, Name, Text
 from feedbus.config.partial_topology import RING, Draft, Faults, Options
 from feedbus.config.problems import Fault, describe
 from feedbus.config.table_types import TableSchema
-from feedbus.config.value_types import RoutingKey
 from feedbus.cron import Cron, WrongCron
 from feedbus.name_list import nearest
 from feedbus.topic_patterns import topic_matches, words_of
