@@ -12,7 +12,7 @@ The runner calls these methods:
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from itertools import count
 from typing import cast
 
@@ -24,6 +24,7 @@ from feedbus.dispatch.concurrent_records import (
 )
 from feedbus.dispatch.decoded_deliveries import DecodedDelivery, InvalidRecord
 from feedbus.dispatch.dispatch import Dispatch
+from feedbus.dispatch.failed_deliveries import FailedDeliveries
 from feedbus.dispatch.publications import send_together
 from feedbus.dispatch.running_calls import RunningCalls
 from feedbus.dispatch.sequencer import Sequencer
@@ -78,8 +79,7 @@ class ConcurrentCalls:
         self._ended_calls: list[RecordCall] = []
         self._finished: list[DecodedDelivery] = []  # finished deliveries for send_failed()
         self._numbers = count()  # numbers the deliveries in the order of their arrival
-        # Deliveries with records that have failed or that must wait, in the order of their arrival.
-        self._failed_deliveries: list[UnfinishedDelivery] = []
+        self._failed_deliveries = FailedDeliveries()
         self._to_acknowledge: list[Delivery] = []
         self._slow_calls = SlowCalls(self._clock)
         self.outage: Outage | None = None
@@ -193,14 +193,11 @@ class ConcurrentCalls:
             if delivery.decoded.decisions:
                 # Some of its records are invalid or must wait. The decisions do not contain the
                 # keys of these records. So all keys of the delivery are registered.
-                delivery.failed_keys.update(self._blocked_keys.keys(delivery.decoded))
-                self._failed_deliveries.append(delivery)
+                self._failed_deliveries.add(delivery, self._blocked_keys.keys(delivery.decoded))
         empty = [delivery for delivery in unfinished.values() if not delivery.unfinished_records]
         self._derived_ids.difference_update(each.decoded.delivery.message_id for each in empty)
-        self._finished += [
-            delivery.decoded for delivery in empty if delivery not in self._failed_deliveries
-        ]
-        self._release_finished()
+        self._finished += [delivery.decoded for delivery in empty if not delivery.is_failed]
+        self._finished += self._failed_deliveries.take_finished()
 
     def take_startable(self) -> list[RecordCall]:
         """Return the records whose handler calls may start now; the caller then calls start().
@@ -325,7 +322,7 @@ class ConcurrentCalls:
         If its key is blocked now, the later records of the key wait. Otherwise the next record of
         the key may run.
         """
-        self._register_failure(ended)
+        self._failed_deliveries.add(ended.delivery, [ended.key])
         self._count_finished(ended.delivery)
         if not self._blocked_keys.must_wait(ended.delivery.decoded, row):
             self._sequencer.end(ended)
@@ -335,16 +332,8 @@ class ConcurrentCalls:
                 self._blocked_keys.decide(later.record)
             else:
                 self._blocked_keys.defer(later.delivery.decoded, later.row)
-            self._register_failure(later)
+            self._failed_deliveries.add(later.delivery, [later.key])
             self._count_finished(later.delivery)
-
-    def _register_failure(self, ended: RecordCall | DeferredInvalidRecord) -> None:
-        """Register the key of a record that has failed, or that must wait for a failed record."""
-        delivery = ended.delivery
-        if delivery not in self._failed_deliveries:
-            self._failed_deliveries.append(delivery)
-            self._failed_deliveries.sort(key=lambda each: each.number)
-        delivery.failed_keys.add(ended.key)
 
     def _count_finished(self, delivery: UnfinishedDelivery) -> None:
         """Count a record of a delivery as finished; after its last record, finish the delivery."""
@@ -352,35 +341,18 @@ class ConcurrentCalls:
         if delivery.unfinished_records:
             return
         self._derived_ids.discard(delivery.decoded.delivery.message_id)
-        if delivery in self._failed_deliveries:
-            self._release_finished()
+        if delivery.is_failed:
+            self._finished += self._failed_deliveries.take_finished()
         else:
             self._finished.append(delivery.decoded)
-
-    def _release_finished(self) -> None:
-        """Pass finished deliveries with failed records to send_failed(); each key stays in order.
-
-        The failed record of a key must be in the waiting queue before the later records of the key.
-        Suppose that a later record was sent to this queue first, and that the process then ended.
-        The failed record would be delivered again, behind the later one.
-        """
-        earlier_keys: set[Hashable] = set()
-        unfinished: list[UnfinishedDelivery] = []
-        for delivery in self._failed_deliveries:
-            if delivery.unfinished_records or not earlier_keys.isdisjoint(delivery.failed_keys):
-                unfinished.append(delivery)
-                earlier_keys |= delivery.failed_keys - {None}  # None: a queue without `order_by`
-            else:
-                self._finished.append(delivery.decoded)
-        self._failed_deliveries = unfinished
 
     def forget(self) -> None:
         """Forget all records that do not run, when the connection ends.
 
         The broker delivers their messages again. Records that still run stay until their calls end.
         """
-        self._undecoded, self._to_acknowledge = [], []
-        self._finished, self._failed_deliveries = [], []
+        self._undecoded, self._to_acknowledge, self._finished = [], [], []
+        self._failed_deliveries.forget()
         self._sequencer.forget_waiting()
         while self._reported_calls:
             self._ended_calls.append(self._reported_calls.popleft())

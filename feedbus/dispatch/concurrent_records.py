@@ -22,6 +22,7 @@ class UnfinishedDelivery:
         failed_keys: the keys of its records that have failed, or that must wait for a failed
             record. If the decoder has decided on some of its records, the set contains all keys of
             the delivery. A record without a usable key has no key in the set.
+        is_failed: whether the delivery is among the FailedDeliveries.
 
     """
 
@@ -29,6 +30,7 @@ class UnfinishedDelivery:
     number: int
     unfinished_records: int = 0
     failed_keys: set[Hashable] = field(default_factory=set)
+    is_failed: bool = False
 
 
 @dataclass(slots=True, eq=False)

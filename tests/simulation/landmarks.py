@@ -187,7 +187,7 @@ def _blocks_keys(_self: object, opened: Any, **_options: Any) -> bool:
 def _has_unfinished(self: Any, *_: Any, **_options: Any) -> bool:
     """Whether failed records of a message are sent, and not those of an earlier message."""
     finished = [each.delivery.tag for each in self._finished if each.decisions]
-    unfinished = (each.decoded.delivery.tag for each in self._failed_deliveries)
+    unfinished = (each.decoded.delivery.tag for each in self._failed_deliveries._deliveries)
     return bool(finished) and min(unfinished, default=math.inf) < max(finished)
 
 

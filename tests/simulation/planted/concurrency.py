@@ -7,6 +7,7 @@ from typing import Any
 from feedbus.dispatch import (
     blocked_keys,
     concurrent_calls,
+    failed_deliveries,
     sequencer,
 )
 from feedbus.runner import (
@@ -87,12 +88,12 @@ def settlements_of_a_lost_connection() -> list[Change]:
 def waiting_records_sent_before_failed_ones() -> list[Change]:
     """Send a record that waits before the failed record of its key, whose message is unfinished."""
 
-    def release(self: Any) -> None:
-        done = [each for each in self._failed_deliveries if not each.unfinished_records]
-        self._finished += [each.decoded for each in done]
-        self._failed_deliveries = [each for each in self._failed_deliveries if each not in done]
+    def take(self: Any) -> Any:
+        done = [each for each in self._deliveries if not each.unfinished_records]
+        self._deliveries = [each for each in self._deliveries if each not in done]
+        return [each.decoded for each in done]
 
-    return [(concurrent_calls.ConcurrentCalls, "_release_finished", release)]
+    return [(failed_deliveries.FailedDeliveries, "take_finished", take)]
 
 
 def fences_before_running_records_end() -> list[Change]:
@@ -103,5 +104,5 @@ def fences_before_running_records_end() -> list[Change]:
 
 def failed_deliveries_in_the_order_of_their_failures() -> list[Change]:
     """Send failed records in the order in which they have failed, not in that of their arrival."""
-    owner, order = concurrent_calls.ConcurrentCalls, "self._failed_deliveries.sort("
-    return edited(owner, "_register_failure", order, "sorted(self._failed_deliveries, ")
+    owner, order = failed_deliveries.FailedDeliveries, "self._deliveries.sort("
+    return edited(owner, "add", order, "sorted(self._deliveries, ")
