@@ -244,6 +244,39 @@ def test_a_refused_publish_can_be_dead_lettered_instead(channel):
     assert dead.headers["x-death"][0]["reason"] == "maxlen"
 
 
+def test_a_full_queue_does_not_lose_what_is_dead_lettered_at_least_once(channel):
+    queue(channel, "full", max_length=1, overflow="reject-publish")
+    quorum(
+        channel,
+        "later",
+        message_ttl=100,
+        dead_letter_exchange="",
+        dead_letter_routing_key="full",
+        dead_letter_strategy="at-least-once",
+        overflow="reject-publish",
+    )
+    put(channel, "full", "1")
+    put(channel, "later", "2")
+    eventually(lambda: depth(channel, "later") == 0)
+    assert [text(take(channel, "full")) for _ in range(2)] == ["1", "2"]
+
+
+def test_a_full_queue_loses_what_is_dead_lettered_at_most_once(channel):
+    queue(channel, "full", max_length=1, overflow="reject-publish")
+    queue(
+        channel,
+        "later",
+        message_ttl=100,
+        dead_letter_exchange="",
+        dead_letter_routing_key="full",
+    )
+    put(channel, "full", "1")
+    put(channel, "later", "2")
+    eventually(lambda: depth(channel, "later") == 0)
+    drain_quietly(channel)
+    assert contents(channel, "full") == ["1"]
+
+
 def test_a_delivery_that_comes_back_too_often_is_dead_lettered(channel):
     with_dead_letters(channel, quorum, delivery_limit=2)
     put(channel, "q", "m")

@@ -61,7 +61,7 @@ def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> Non
         for target in tx.routes.route(exchange, key, letter.properties)
         if reason == REJECTED or not in_cycle(target.name, deaths)
     ]
-    put(tx, letter, targets)
+    put(tx, letter, targets, refusable=not queue.at_least_once)
 
 
 def note_death(
@@ -127,7 +127,9 @@ def in_cycle(queue: str, deaths: Sequence[dict[str, Any]]) -> bool:
     return False
 
 
-def put(tx: Transaction, content: Content, queues: Sequence[Queue]) -> bool:
+def put(
+    tx: Transaction, content: Content, queues: Sequence[Queue], *, refusable: bool = True
+) -> bool:
     """Put a message into each queue that has room; return whether all of them had room.
 
     A queue has no room if it contains x-max-length messages, and its x-overflow is "reject-publish"
@@ -138,11 +140,12 @@ def put(tx: Transaction, content: Content, queues: Sequence[Queue]) -> bool:
         tx: the transaction.
         content: the message.
         queues: the queues to which the message was routed.
+        refusable: False to put the message also into full queues.
     """
     accepted = True
     for queue in queues:
-        full = queue.max_length is not None and queue.overflow.startswith("reject-publish")
-        if full and queue.max_length is not None and tx.depth(queue.id) >= queue.max_length:
+        refuses = refusable and queue.overflow.startswith("reject-publish")
+        if refuses and queue.max_length is not None and tx.depth(queue.id) >= queue.max_length:
             accepted = False
             if queue.overflow == "reject-publish-dlx" and queue.dead_letter_exchange is not None:
                 send_on(tx, queue, content, MAXLEN)

@@ -71,6 +71,8 @@ class Queue:
         overflow: x-overflow: what happens in a full queue; "drop-head" if it is not declared.
         single_active: whether only the oldest consumer of the queue gets messages.
         quorum: whether it is declared as a quorum queue, which counts deliveries.
+        at_least_once: whether a full queue cannot refuse the dead letters of this queue. On
+            RabbitMQ, such a dead letter waits until the full queue has room.
     """
 
     id: int
@@ -91,6 +93,7 @@ class Queue:
     delivery_limit: int | None
     single_active: bool
     quorum: bool
+    at_least_once: bool
 
     def row_id(self, number: int, priority: int) -> int:
         """Return the id for the row of a message; the queue delivers the lowest row id first.
@@ -348,6 +351,8 @@ def make_queue(
         may_have_ttl: 1 if a message in the queue may have a time to live, or 0.
     """
     arguments = table_from_json(arguments_json)
+    quorum = arguments.get("x-queue-type", "classic") == "quorum"
+    overflow = arguments.get("x-overflow", "drop-head")
     return Queue(
         id=queue_id,
         name=name,
@@ -361,10 +366,14 @@ def make_queue(
         expires_ms=arguments.get("x-expires"),
         max_length=arguments.get("x-max-length"),
         max_priority=arguments.get("x-max-priority"),
-        overflow=arguments.get("x-overflow", "drop-head"),
+        overflow=overflow,
         dead_letter_exchange=arguments.get("x-dead-letter-exchange"),
         dead_letter_key=arguments.get("x-dead-letter-routing-key"),
         delivery_limit=arguments.get("x-delivery-limit"),
         single_active=bool(arguments.get("x-single-active-consumer")),
-        quorum=arguments.get("x-queue-type", "classic") == "quorum",
+        quorum=quorum,
+        # RabbitMQ ignores the strategy on other queues.
+        at_least_once=quorum
+        and overflow == "reject-publish"
+        and arguments.get("x-dead-letter-strategy") == "at-least-once",
     )
