@@ -309,7 +309,7 @@ def declare_retry_queue(channel: Channel, names: Names, queue: Queue, millisecon
     arguments = queue_arguments.retry_queue_arguments(names, queue, milliseconds)
     with explain_refusal(name):
         channel.exchange_declare(name, "fanout", durable=True, auto_delete=False)
-    quorum = queue.type == "quorum"
+    quorum = queue.type == "quorum" or queue_arguments.may_refuse_retries(queue)
     declare_auxiliary(channel, name, arguments, quorum=quorum, replaceable=True)
     channel.queue_bind(name, name, "")
 

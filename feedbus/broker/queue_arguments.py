@@ -65,6 +65,23 @@ def needs_quorum(topology: Topology, exchange: str) -> bool:
     )
 
 
+def may_refuse_retries(queue: Queue) -> bool:
+    """Whether a queue can refuse the retries that the broker returns to it from a retry queue.
+
+    A full queue refuses them if its overflow is `reject-publish`. feedbus does not know the
+    overflow of an external queue. A queue with `order_by` does not use its retry queues: its
+    retries wait in a waiting queue.
+
+    If the result is True, the retry queues must be quorum queues. A quorum queue keeps a refused
+    retry, and the broker tries again later. A classic queue loses it.
+
+    Args:
+        queue: the queue of the records.
+    """
+    overflow = queue.arguments.get("x-overflow", queue.overflow)
+    return not queue.order_by and (bool(queue.external_name) or overflow == "reject-publish")
+
+
 def auxiliary_arguments(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, Any]:
     """Return the arguments of an auxiliary queue, and the arguments that its queue type needs.
 

@@ -55,16 +55,15 @@ def wrong_retry_queues(topology: Topology, queue: Queue, seen: Inventory) -> lis
 
     """
     names = Names(topology)
+    # A retry queue usually keeps its type, because it may have messages.
+    types = (True,) if queue_arguments.may_refuse_retries(queue) else (True, False)
     wrong = []
     for milliseconds in queue.retry.delays_milliseconds:
         name = names.retry_queue(queue, milliseconds)
         if name not in seen.queues:
             continue
         arguments = queue_arguments.retry_queue_arguments(names, queue, milliseconds)
-        kinds = [
-            queue_arguments.auxiliary_arguments(arguments, quorum=quorum)
-            for quorum in (False, True)
-        ]
+        kinds = [queue_arguments.auxiliary_arguments(arguments, quorum=quorum) for quorum in types]
         if all(find_differences(seen.queues[name].arguments, wanted) for wanted in kinds):
             wrong.append(name)
     return wrong

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from feedbus.broker.inventory import Inventory
-from feedbus.broker.queue_arguments import needs_quorum
+from feedbus.broker.queue_arguments import may_refuse_retries, needs_quorum
 from feedbus.broker_names import Names
 from feedbus.name_list import listed
 from feedbus.topology import Topology
@@ -45,7 +45,9 @@ def _quorum_queues(topology: Topology) -> Iterator[str]:
     for queue in topology.queues.values():
         if queue.type == "quorum":
             yield names.dead(queue)
-            yield from (names.retry_queue(queue, each) for each in queue.retry.delays_milliseconds)
+            if not may_refuse_retries(queue):  # otherwise `feedbus apply` replaces its retry queues
+                delays = queue.retry.delays_milliseconds
+                yield from (names.retry_queue(queue, each) for each in delays)
             # A ring with quorum queues is a new one, whose waiting queues are new, too.
             yield names.waiting(names.unsharded(queue))
     for exchange in topology.exchanges.values():
