@@ -167,7 +167,8 @@ class Codecs:
 
         Args:
             content_type: the content type of the exchange.
-            payload: the record's fields, or the payload of a Raw text or bytes.
+            payload: the record's fields. If the record is a text or bytes, which are published with
+                Raw, the result of Raw.fields().
 
         Raises:
             UsageError: the content type cannot carry the payload.

@@ -61,7 +61,7 @@ class Spool:
             self._file = None
 
     def add(self, messages: Sequence[Outgoing]) -> None:
-        """Append messages; if too many are in memory, write them to a temporary file.
+        """Append messages; if the bodies in memory are too large, move the messages to a file.
 
         Args:
             messages: the messages, in order.
@@ -78,7 +78,7 @@ class Spool:
             self._in_memory, self._bytes_in_memory = [], 0
 
     def __iter__(self) -> Iterator[Outgoing]:
-        """Yield the messages in order; do not call add() after the iteration has begun."""
+        """Yield the messages in order; after the iteration has begun, call clear() before add()."""
         if self._file is not None:
             end = self._file.tell()
             self._file.seek(0)

@@ -20,10 +20,10 @@ events = EventLog(__name__)
 
 
 class Transaction:
-    """The rows that one LiveBus.transaction() adds to the outbox, and the requests for them.
+    """The rows that one LiveBus.transaction() adds to the outbox, with the publish calls.
 
-    An object exists from the beginning of the transaction until its messages are sent or left to
-    the relay.
+    Each publish call in the block of the transaction is a Request. An object exists from the
+    beginning of the transaction until its messages are sent or left to the relay.
     """
 
     def __init__(self, store: Store) -> None:
@@ -46,7 +46,7 @@ class Transaction:
 
     @property
     def requests(self) -> list[Request]:
-        """The requests to send after the commit, in the order of publishing."""
+        """The requests to send after the commit, one for each publish call, in their order."""
         return [request for request, _ in self._requests_with_ids]
 
     @property
@@ -61,21 +61,21 @@ class Transaction:
 
     @property
     def first_row(self) -> int:
-        """The id of the first row in the outbox; the transaction must have published something."""
+        """The id of the first row that the transaction has added; it must have added one."""
         return self._requests_with_ids[0][1][0]
 
     @property
     def last_row(self) -> int:
-        """The id of the last row in the outbox; the transaction must have published something."""
+        """The id of the last row that the transaction has added; it must have added one."""
         return self._requests_with_ids[-1][1][-1]
 
     def remove_sent(self) -> bool:
         """Remove the confirmed rows from the outbox; return whether all rows were confirmed.
 
         It is called after the requests were sent. A row is confirmed if the broker has stored its
-        message. The rows that stay are published later by the relay or by this bus, with the same
-        message ids. If the store is unavailable, confirmed rows stay, too: this is logged, and the
-        relay publishes their messages a second time.
+        message. The other rows stay in the outbox, and the LiveBus or the relay publishes them
+        later, with the same message ids. If the store is unavailable, the confirmed rows stay, too.
+        Then the outage is logged, and the relay publishes the messages of these rows a second time.
         """
         sent_rows: list[int] = []
         for request, ids in self._requests_with_ids:

@@ -89,11 +89,13 @@ class Context:
         return config.load(self.topology_path, import_handlers=import_handlers, connects=connects)
 
     def load_with_same_broker(self) -> Topology:
-        """Return the topology, for a command that reads or changes messages on the broker.
+        """Return the topology; raise UsageError if a supervisor runs with another broker.
+
+        Commands that read or change messages on the broker call the method.
 
         Raises:
             TopologyError: the file has problems; the error lists all of them.
-            UsageError: the supervisor of this folder runs with another broker.
+            UsageError: a supervisor runs in the folder `var` of the topology, with another broker.
 
         """
         from feedbus.supervisor.broker_in_use import require_same_broker
@@ -240,7 +242,7 @@ class LazyGroup(click.Group):
             notices.show_with(None)
 
     def _project(self, ctx: click.Context) -> Mapping[str, str]:
-        """Return the commands in [commands] of the topology; empty if the file cannot be read."""
+        """Map each command in [commands] to its dotted name; empty if the file has problems."""
         try:
             return Context(topology_path(ctx)).load(connects=False).commands
         except FeedbusError:

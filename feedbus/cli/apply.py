@@ -133,7 +133,13 @@ def _apply(  # noqa: PLR0913 -- an option each
 
 
 def _supervisor(topology: Topology, text: str) -> Supervisor:
-    """Return the client of the running supervisor; `text` is the content of the topology file."""
+    """Return the client that sends the running supervisor the requests of `feedbus apply`.
+
+    Args:
+        topology: the new topology.
+        text: the content of its file, which the supervisor stores.
+
+    """
     from feedbus.supervisor.client import ApplyClient
 
     return ApplyClient(topology, text, BusyLines().show)

@@ -26,8 +26,8 @@ from feedbus.cli import Context
 def command(context: Context, *, as_json: bool, api_version: str) -> None:
     """Print an AsyncAPI 3 document of the topology.
 
-    It describes the exchanges and queues as channels, publishing and handling as operations, and
-    the messages by the types that the handlers take. It has no passwords.
+    The document describes the exchanges and queues as channels, publishing and handling as
+    operations, and the messages by the types that the handlers take. It has no passwords.
     """
     from feedbus.asyncapi import document
 

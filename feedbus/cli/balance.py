@@ -136,7 +136,15 @@ def command(  # noqa: PLR0913 -- an argument for each option
 def _pairs(
     topology: Topology, keys: Keys | None, query: str | None, traffic: str | None
 ) -> Iterator[Iterator[Pair]]:
-    """Yield the keys with their traffic; with a query, the store is open in the `with` block.
+    """Give the `with` block an iterator of pairs (key, traffic).
+
+    The traffic of a key is its number of records. With a query, the store is open in the block.
+
+    Args:
+        topology: the topology with the store.
+        keys: the keys of the option --keys; None with --query.
+        query: the SQL query of the option --query; None with --keys.
+        traffic: the option --traffic: the file or the column with the traffic; None without it.
 
     Raises:
         UsageError: the topology has no database for the query, or the query fails.
@@ -155,7 +163,14 @@ def _pairs(
 
 
 def _check(tally: Tally, source: str, traffic: str | None) -> None:
-    """Raise UsageError if the source has no keys, or if no key has traffic."""
+    """Raise UsageError if no keys were read, or if each key has 0 records.
+
+    Args:
+        tally: the keys that were read, with their numbers of records.
+        source: where the keys come from, for the error.
+        traffic: the option --traffic, for the error; None without it.
+
+    """
     if not tally.keys:
         msg = f"{source}: expected at least one routing key, got none"
         raise UsageError(msg)

@@ -245,7 +245,10 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
 
 
 def _outdated_note(topology: Topology, queue: str) -> str:
-    """Return a note if consumers of the queue run old code, so that the records may fail again."""
+    """Return a note if code of the queue's consumers has changed since they started; else "".
+
+    Until they are restarted, the consumers run the old code, so requeued records may fail again.
+    """
     from feedbus.supervisor.outdated_processes import outdated_consumers_note
 
     try:

@@ -15,8 +15,9 @@ from feedbus.errors import Outage, UsageError
 def reported(state: Callable[[], str]) -> Iterator[None]:
     """Print what a command has done and how to continue it, if the `with` block is interrupted.
 
-    Ctrl-C or an outage of the broker or the store interrupts it. The command must be in
-    INTERRUPTIBLE of feedbus.cli. After Ctrl-C, it ends with exit code 130.
+    Ctrl-C or an outage of the broker or the store interrupts the block. After Ctrl-C, the exit code
+    is 130. The command must be in INTERRUPTIBLE of feedbus.cli, so that Ctrl-C raises
+    KeyboardInterrupt.
 
     Args:
         state: called when the command is interrupted; returns the text to print.

@@ -99,7 +99,8 @@ def compute_plan(topology: Topology, delete_nonempty: tuple[str, ...]) -> Plan:
         delete_nonempty: the names of queues that may be deleted with their messages.
 
     Raises:
-        UsageError: the supervisor runs with another broker, and the URL in the file is unchanged.
+        UsageError: the supervisor uses another broker, because an environment variable in the
+            broker's URL has another value for it. A URL that was edited in the file is allowed.
 
     """
     from feedbus.plan.planning import make_plan
@@ -113,9 +114,17 @@ def compute_plan(topology: Topology, delete_nonempty: tuple[str, ...]) -> Plan:
 
 
 def _with_hot_keys(topology: Topology, plan: Plan, keys: Keys, traffic: str | None) -> Plan:
-    """Add to each changed ring the busiest key of the sample.
+    """Return the plan; its rings name the busiest key of a sample as their hot key.
 
-    The key is added only if it has more records than an average shard of the ring.
+    A ring names the key only if the key has more records than an average shard of the ring.
+
+    Args:
+        topology: the topology.
+        plan: the plan with the changed rings.
+        keys: the sample, from the option --keys.
+        traffic: the option --traffic: the file or the column with the number of records of each
+            key; None without it.
+
     """
     from feedbus.balance.key_traffic import Tally, pairs_of_keys
     from feedbus.plan.ring_changes import hot_key
@@ -285,11 +294,12 @@ def _hot_key(hot: HotKey) -> str:
 
 
 def _draining(one: Draining, *, runs: bool) -> str:
-    """Return the line about an old generation.
+    """Return the line about an old generation whose queues still exist.
 
     Args:
         one: the generation.
-        runs: whether consumers run here. If not, a note of the plan names the next command.
+        runs: whether a supervisor runs. If so, the line says that the consumers handle the messages
+            and delete the queues.
 
     """
     counts = _counts(one.messages, one.unacknowledged)

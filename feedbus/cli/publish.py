@@ -155,7 +155,7 @@ def _headers(texts: tuple[str, ...]) -> dict[str, str] | None:
 
 
 def _publish_together(bus: LiveBus, exchange: str, pairs: Iterator[Pair]) -> Iterator[int]:
-    """Publish messages; yield the number of messages each time that the broker confirms some."""
+    """Publish up to PAIRS_AT_ONCE messages at a time; each time, yield how many were confirmed."""
     while published := bus.publish_many(exchange, islice(pairs, bus.PAIRS_AT_ONCE)):
         yield published
 
@@ -167,7 +167,10 @@ def _publish_each(
     message_id: str | None,
     options: PublishOptions,
 ) -> Iterator[int]:
-    """Publish each message alone, because messages with options are not put into packs."""
+    """Publish messages with options one at a time, because they are not put into packs.
+
+    Yield 1 each time that the broker has confirmed a message.
+    """
     for payload, key in pairs:
         bus.publish(exchange, payload, key, message_id=message_id, **options)
         yield 1

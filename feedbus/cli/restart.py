@@ -89,10 +89,16 @@ def _interrupted(chosen: Sequence[str], position: int) -> str:
 
 
 def _chosen(topology: Topology, names: Sequence[str]) -> list[str]:
-    """Return the names of the watchers to restart, in the topology's order.
+    """Return the names of the consumers and processes to restart, in the topology's order.
+
+    Args:
+        topology: the topology.
+        names: names of consumers, processes and queues; a queue stands for all its shards. Without
+            names, all consumers and processes are returned.
 
     Raises:
-        UsageError: nothing runs, a name is unknown, or another version of feedbus runs.
+        UsageError: nothing runs, a name is unknown or not applied yet, or another version of
+            feedbus runs.
 
     """
     from feedbus.supervisor.client import state
@@ -113,7 +119,18 @@ def _chosen(topology: Topology, names: Sequence[str]) -> list[str]:
 
 
 def _restart(topology: Topology, name: str, *, quiet: bool) -> tuple[str, list[int]]:
-    """Restart a watcher; return why it is not ready ("" if it is) and its process ids."""
+    """Restart one consumer or process, and wait until it is ready.
+
+    Args:
+        topology: the topology.
+        name: the name of the consumer or process.
+        quiet: whether to print nothing while the old processes end.
+
+    Returns:
+        "" and the new process ids. If the consumer or process does not become ready: the reason,
+        and no ids.
+
+    """
     from feedbus.supervisor.watcher_options import log_path
 
     lines = BusyLines(quiet=quiet)
@@ -135,10 +152,19 @@ def _restart(topology: Topology, name: str, *, quiet: bool) -> tuple[str, list[i
 
 
 def _states(topology: Topology, name: str, lines: BusyLines) -> Iterator[Mapping[str, Any]]:
-    """Restart a watcher, and yield its state repeatedly.
+    """Restart one consumer or process, and yield its state repeatedly.
 
     The first state comes after the old processes have ended. The iteration ends READY_SECONDS
     later, so that the new processes can become ready.
+
+    Args:
+        topology: the topology.
+        name: the name of the consumer or process.
+        lines: prints the old processes that have not ended yet.
+
+    Yields:
+        The state as a mapping. For example, its key "state" is "running".
+
     """
     from feedbus.supervisor.client import restart
 

@@ -143,10 +143,11 @@ def _run(context: Context, topology: Topology, own: ConsumerSlot, limits: Limits
 
 @contextmanager
 def _located(context: Context) -> Iterator[None]:
-    """Replace a UsageError about a handler by the problems of the topology, with their lines.
+    """If the `with` block raises UsageError, raise TopologyError instead, with lines of the file.
 
-    If the handlers do not fit their queues, the check of the whole topology finds the problem
-    again, and raises TopologyError. If it finds none, the UsageError is raised.
+    After the UsageError, the function checks the whole topology with its handlers. If this check
+    finds problems, such as a handler that does not fit its queue, it raises TopologyError.
+    Otherwise the UsageError is raised.
     """
     try:
         yield

@@ -51,11 +51,12 @@ def command(context: Any, *, as_json: bool, check: bool) -> None:
     """Show each consumer and process: its state, restarts, messages and dead letters.
 
     READY counts the messages in the consumer's queue. RETRYING counts the messages that wait for
-    their next attempt; it and DEAD, the number of dead letters, are totals of the queue that all of
-    its shards show. WAITING counts the records that wait for an earlier record of their key; while
-    no consumer runs, also those that wait for their next attempt. HANDLED counts each attempt to
-    handle a record, and each record that is invalid, so that no handler gets it. It counts on this
-    host from the creation of the folder var, also after restarts.
+    their next attempt, and DEAD counts the dead letters. All shards of a queue show the same
+    RETRYING and DEAD: the totals of the queue. WAITING counts the records that wait for an earlier
+    record of their key. While no consumer runs, WAITING also counts the records that wait for their
+    next attempt. HANDLED counts each attempt to handle a record, and each invalid record, for which
+    no handler is called. HANDLED counts on this host since the folder var was created; restarts do
+    not reset it.
 
     The command also works if nothing runs.
     """
@@ -126,9 +127,16 @@ def gather(topology: Topology) -> dict[str, Any]:
 def _add_retrying(
     topology: Topology, consumers: dict[str, dict[str, Any]], received: dict[str, WaitingCounts]
 ) -> None:
-    """Add the failed records that processes have received to `retrying` of their consumers.
+    """Add to `retrying` the failed records that consumers have received from waiting queues.
 
-    `retrying` is a total of the queue, so all of its shards have the same number.
+    The broker does not count these records. `retrying` is a total of the queue, so all shards of
+    the queue get the same number.
+
+    Args:
+        topology: the topology.
+        consumers: maps the name of each consumer to its state, in which `retrying` is changed.
+        received: maps the names of consumers to the numbers of records that they have received.
+
     """
     totals = Counter[str]()
     for name, counts in received.items():
@@ -164,11 +172,16 @@ def _supervisor(topology: Topology) -> dict[str, Any] | None:
 def _outdated(
     topology: Topology, answer: dict[str, Any] | None
 ) -> tuple[list[str], dict[str, list[str]], list[str]]:
-    """Compare what runs with the topology and the code.
+    """Compare what the supervisor runs with the topology and with the files of the code.
+
+    Args:
+        topology: the topology of the file.
+        answer: the supervisor's answer, from client.state(); None if no supervisor runs.
 
     Returns:
-        The consumers and processes that are not applied yet, the changed files of each watcher, and
-        notes about both or about another version of feedbus.
+        The names of the consumers and processes that the supervisor does not have yet; a mapping
+        from names of consumers and processes to the code files that have changed since their start;
+        and notes about both, or about another version of feedbus that the supervisor runs.
 
     """
     from feedbus.supervisor import outdated_processes

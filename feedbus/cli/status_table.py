@@ -115,7 +115,14 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _delayed(counts: dict[str, int]) -> list[str]:
-    """Return a line with the number of delayed messages, if there are any."""
+    """Return lines with the numbers of delayed messages; none if there are no such messages.
+
+    Args:
+        counts: the fields of timer.DelayedCounts: "waiting" for messages whose delay is not over,
+            and "undelivered" for due messages that no queue has accepted. Empty if they are not
+            known.
+
+    """
     lines = []
     if counts.get("waiting"):
         text = counted(counts["waiting"], "message waits", "messages wait")

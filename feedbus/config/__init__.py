@@ -105,14 +105,15 @@ def located(
 
 
 def _applied(path: Path, environ: Mapping[str, str]) -> Path:
-    """Return the file to read.
+    """Return the file to read: the topology file itself, or the copy that was applied last.
 
-    A process that the supervisor has started reads the applied topology, if `path` is the topology
-    file of the supervisor and the copy can be read. Otherwise the result is `path`.
+    `feedbus up` and `feedbus apply` make the copy. A process that the supervisor has started reads
+    the copy, if `path` is the topology file of the supervisor and the copy can be read.
 
     Args:
         path: the topology file.
-        environ: the environment variables. The supervisor sets APPLIED and FEEDBUS_TOPOLOGY.
+        environ: the environment variables. The supervisor sets APPLIED, the path of the copy, and
+            FEEDBUS_TOPOLOGY, the path of its topology file.
 
     """
     copy = environ.get(APPLIED)
@@ -183,7 +184,8 @@ def _unreadable(path: Path, message: str, expected: str, before: str = "") -> To
         path: the file.
         message: the text of the problem.
         expected: what was expected.
-        before: the text of the file before the problem.
+        before: the text of the file before the problem, from which the position of the problem is
+            computed.
 
     """
     line, column = _end_of(before)

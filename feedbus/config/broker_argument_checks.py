@@ -82,7 +82,7 @@ def check_arguments(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def _argument_values(draft: Draft, queue: str, options: Options) -> Faults:
-    """Yield a fault for too many arguments, and for each argument that is no valid integer."""
+    """Yield a fault for too many arguments, and for each wrong value of an integer argument."""
     arguments = options.get("arguments", {})
     if len(arguments) > MOST_ARGUMENTS:
         expected = f"at most {MOST_ARGUMENTS} arguments"

@@ -93,7 +93,10 @@ class ContentType(Text):
 
 
 class Argument(Option):
-    """The type of a queue's or exchange's argument for the broker; AMQP must have its type."""
+    """The type of the value of an argument that a queue or an exchange has on the broker.
+
+    AMQP must be able to represent the value.
+    """
 
     kind = "argument"
     expected = "a text, an integer, a number, true or false"

@@ -122,7 +122,10 @@ def _retry_policy(then: Any = None, *, repeat: bool = False, **options: Any) -> 
 
 
 def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a dataclass of the topology from the loaded options of a table."""
+    """Return the loaded options of a table as arguments of the dataclass for the table.
+
+    Options that are mappings become read-only. `external` is left out.
+    """
     frozen = dict(options)
     # The dataclasses have no field for `external`. They need none: the checks ensure that
     # `external_name` is set exactly if `external` is true.

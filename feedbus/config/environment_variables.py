@@ -81,10 +81,10 @@ def _like(path: KeyPath, pattern: Sequence[str | None]) -> bool:
 def _replace(
     mark: re.Match[str], environ: Mapping[str, str], faults: list[Fault], unset: list[Fault]
 ) -> str:
-    """Return the text that replaces a match of MARK: "" if the variable is wrong or not set.
+    """Return the text that replaces a variable such as ${VAR}; "" if it is wrong or not set.
 
     Args:
-        mark: the match.
+        mark: the variable as a match of MARK. `$$` is a match, too; it is replaced by a dollar.
         environ: the values of the variables.
         faults: gets a fault if the variable is not written correctly.
         unset: gets a fault if the variable has no value and no default.

@@ -98,7 +98,17 @@ def _misfits(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults:
 
 
 def _name(path: KeyPath, kind: str, name: str, prefix: str) -> Faults:
-    """Yield a fault for the name of an object of this project, or of the default exchange."""
+    """Yield a fault if the `name` of an external exchange or queue is not allowed.
+
+    Names of this project's own objects are not allowed, and not the name of the default exchange.
+
+    Args:
+        path: the path of the table of the exchange or queue.
+        kind: "exchange" or "queue".
+        name: the value of the option `name`.
+        prefix: the name of the topology, with which the names of the project's own objects begin.
+
+    """
     if prefix and name.startswith(f"{prefix}."):
         expected = (
             f"a name that does not begin with '{prefix}.', because the names of this topology's own"

@@ -68,10 +68,10 @@ def _section(title: str, table: TableSchema, path: str) -> Iterator[str]:
 
 
 def _has_only_section(name: str, option: Any) -> bool:
-    """Whether an option is in a section of its own, and not in the table of options above it.
+    """Whether an option has a section of its own on the reference page, and no row in a table.
 
-    The sections and tables are those of the page. The result is True for each option that is a
-    table of TOML, except `batch` and `retry`: these have a section and a row.
+    The result is True for each option whose value is a table of TOML, except `batch` and `retry`:
+    these have a section and a row.
     """
     return _inner(option) is not None and name not in {"batch", "retry"}
 

@@ -17,10 +17,11 @@ EXPECTED_IN_STORE = {
 
 
 def check_once(draft: Draft, queue: str, options: Options) -> Faults:
-    """Yield a fault if the queue has `once = true`, but cannot use a store, or not for long enough.
+    """Yield a fault if the queue has `once = true`, and no store keeps the ids for long enough.
 
     feedbus deletes the stored id of a handled message after `keep_handled`. This time must be
-    longer than the time after which a retry or a requeue can deliver the message again.
+    longer than the delays of all retries and `max_age` of the dead letters together, because a
+    retry or a requeue can deliver the message again.
 
     Args:
         draft: the loaded values of topology.toml.
@@ -59,7 +60,9 @@ def check_once(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def check_store(draft: Draft) -> Faults:
-    """Yield a fault for each option of [store] that is missing, or that the adapter cannot use.
+    """Yield a fault for each option of [store] that is missing, or that has no effect.
+
+    The option `adapter`, the library of the store, determines which options have an effect.
 
     Args:
         draft: the loaded values of topology.toml.

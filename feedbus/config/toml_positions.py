@@ -176,7 +176,7 @@ def write(path: KeyPath) -> str:
 def named(node: Node) -> list[Node]:
     """Return the children of a node of the syntax tree (tree-sitter), without comments.
 
-    The result has the parts of a pair or an array that have a name in the grammar of TOML.
+    For a pair, the result is the key and the value; for an array, the elements.
     """
     return [child for child in node.named_children if child.type != "comment"]
 

@@ -64,7 +64,10 @@ class Url(Text):
 
 
 class Adapter(Dotted):
-    """The type of an option whose value names one of feedbus's adapters, or has a dotted name."""
+    """The type of the option `adapter` of [store]: the library with which the store is used.
+
+    The value is the name of one of feedbus's own adapters, or a dotted name.
+    """
 
     def __init__(self, description: str, *own: str, **options: Any) -> None:
         """Create the type with the names of feedbus's own adapters.
