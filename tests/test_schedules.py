@@ -26,6 +26,7 @@ from feedbus.inline.loaded_projects import on_broker, unused_name
 from feedbus.metrics import Metrics
 from feedbus.plan import Watchers
 from feedbus.plan.planning import make_plan
+from feedbus.schedules import fired_moment
 from feedbus.schedules import scheduler as scheduler_module
 from feedbus.schedules.fired_moment import FiredMoment, fired_moments
 from feedbus.schedules.scheduler import Scheduler
@@ -264,6 +265,39 @@ def test_foreign_messages_beside_the_moment_are_dropped_when_the_next_is_noted(t
         assert broker.count_messages(connection, queue) == 1
         fired = fired_moments(connection, topology)
     assert fired == {"nightly": datetime(2026, 2, 1, 1, 30, tzinfo=UTC)}
+    assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
+
+
+@pytest.mark.parametrize("version", ["embedded", *versions.chosen()])
+def test_a_moment_that_is_due_while_another_program_reads_the_last_one_is_fired_afterwards(
+    version, tmp_path, request, monkeypatch, caplog
+):
+    url = f"sqlite:///{tmp_path}/broker.db"
+    if version != "embedded":
+        url = request.getfixturevalue("rabbitmq_nodes")(version).url
+    text = STOCKTAKING.replace('"shop"', f'"shop-{unused_name()}"')
+    topology = topology_of(
+        tmp_path, text.replace("[exchanges]", f'[broker]\nurl = "{url}"\n[exchanges]')
+    )
+    clock, read, moments = Wall("2026-02-01T00:00Z"), fired_moment.read_moment, []
+    with host(topology, clock) as scheduler:
+        scheduler.fire_due()
+        clock.set("2026-02-01T01:30:00Z")
+
+        def read_while_due(body: bytes) -> datetime | None:
+            if not moments:
+                scheduler.fire_due()
+            moments.append(read(body))
+            return moments[-1]
+
+        with monkeypatch.context() as patched, broker.connect(topology) as connection:
+            patched.setattr(fired_moment, "read_moment", read_while_due)
+            fired_moments(connection, topology)
+        assert moments == [datetime(2026, 2, 1, tzinfo=UTC)]
+        assert published(topology) == []
+        assert "perhaps `feedbus status` was stopped" in caplog.text
+        clock.set("2026-02-01T01:30:02Z")
+        scheduler.fire_due()
     assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
 
 

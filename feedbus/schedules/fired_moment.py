@@ -2,11 +2,18 @@
 
 A moment is a time that the schedule's cron expression matches. For a schedule that is new and was
 not fired yet, the message contains the time at which the schedule was first checked.
+
+The scheduler takes the message out of the queue while it holds the topology's lock. Other programs,
+such as `feedbus status`, read the moment without the lock. While such a program has the message, it
+is a consumer of the queue. So the scheduler can distinguish a queue whose message is taken from the
+empty queue of a new schedule.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from kombu.connection import Connection
 
@@ -22,6 +29,10 @@ from feedbus.wire.amqp_protocols import Channel
 # How often take() reads an empty queue, before it returns that no moment is stored.
 READ_ATTEMPTS = 10
 READ_PAUSE_SECONDS = 0.03  # between two such attempts
+
+
+class MomentUnreadable(BrokerOutage):
+    """Another program has the message with the moment."""
 
 
 class FiredMoment:
@@ -55,7 +66,11 @@ class FiredMoment:
         Returns:
             The moment; None if the queue has no message, or only messages without a valid moment.
 
+        Raises:
+            MomentUnreadable: another program has the message.
+
         """
+        is_read = False
         for _ in range(READ_ATTEMPTS):
             moments = []
             while (message := self._channel.basic_get(self._queue)) is not None:
@@ -64,8 +79,16 @@ class FiredMoment:
             known = [moment for moment in moments if moment is not None]
             if moments:
                 return max(known, default=None)
-            # The queue can be empty for a short time, while another reader has the message.
+            # The queue can be empty for a short time, while another program reads the message.
+            declared = self._channel.queue_declare(self._queue, passive=True)
+            is_read = is_read or declared.consumer_count > 0
             self._channel.connection.clock.sleep(READ_PAUSE_SECONDS)
+        if is_read:
+            msg = (
+                f"broker: another program reads queue {self._queue}, which contains the time of"
+                " the last firing; perhaps `feedbus status` was stopped: continue or end it"
+            )
+            raise MomentUnreadable(msg)
         return None
 
     def write(self, moment: datetime) -> None:
@@ -104,25 +127,36 @@ def fired_moments(connection: Connection, topology: Topology) -> dict[str, datet
     """Return the last fired moment of each schedule, by the name of the schedule.
 
     A moment is a time that the cron expression matches, in UTC. Schedules whose queue does not
-    exist are left out; no queue is declared.
+    exist, or whose moment cannot be read now, are left out; no queue is declared.
 
     Args:
         connection: a connection to the broker.
         topology: the topology with the schedules.
 
     """
-    names, found = Names(topology), {}
-    for schedule in topology.schedules.values():
-        if not broker.queue_exists(connection, names.schedule(schedule.name)):
-            continue
-        channel = connection.channel()
-        fired = FiredMoment(channel, topology, schedule)
-        moment = fired.take()
-        fired.give_back()
-        channel.close()
-        if moment is not None:
-            found[schedule.name] = moment
-    return found
+    names, read = Names(topology), dict[str, list[datetime | None]]()
+    channel = connection.channel()
+
+    def append_to(moments: list[datetime | None]) -> Callable[[Any], None]:
+        return lambda message: moments.append(read_moment(message.body))
+
+    for name in topology.schedules:
+        if broker.queue_exists(connection, queue := names.schedule(name)):
+            read[name] = []
+            channel.basic_consume(queue, callback=append_to(read[name]))
+    for _ in range(READ_ATTEMPTS):
+        try:
+            while read:
+                channel.connection.drain_events(timeout=READ_PAUSE_SECONDS)
+        except TimeoutError:
+            if all(read.values()):
+                break
+    channel.close()  # the messages return to their queues
+    known = {
+        name: max((each for each in moments if each is not None), default=None)
+        for name, moments in read.items()
+    }
+    return {name: moment for name, moment in known.items() if moment is not None}
 
 
 def write_moment(moment: datetime) -> str:

@@ -17,7 +17,7 @@ from feedbus.generations import topology_setup
 from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
 from feedbus.printable import one_line
-from feedbus.schedules.fired_moment import FiredMoment, write_moment
+from feedbus.schedules.fired_moment import FiredMoment, MomentUnreadable, write_moment
 from feedbus.schedules.firing import fire
 from feedbus.topology import Schedule, Topology
 from feedbus.wire.amqp_protocols import Channel
@@ -156,7 +156,13 @@ class Scheduler:
             now: the time now.
 
         """
-        cron, last = self._crons[schedule.name], fired.take()
+        cron = self._crons[schedule.name]
+        try:
+            last = fired.take()
+        except MomentUnreadable as error:  # the other schedules are not affected
+            self._log_once(schedule.name, logging.WARNING, str(error))
+            self._next[schedule.name] = now + timedelta(seconds=RETRY_SECONDS)
+            return
         if last is None:  # the schedule is new, so only moments from now on are fired
             last = now.replace(microsecond=0)
             fired.write(last)
