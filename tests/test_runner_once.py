@@ -26,6 +26,7 @@ from feedbus.records import Records
 from feedbus.runner.queue_reader import QueueReader
 from feedbus.store.outbox_publishing import publish_pending
 from feedbus.store.peewee import PeeweeStore, bind, bound
+from feedbus.topology import RetryPolicy
 from tests.projects import wait_until
 from tests.small_topologies import BATCH, queue
 from tests.system_fixtures import closing_store, systems_on_either_broker
@@ -361,6 +362,73 @@ def test_a_message_without_an_id_has_one_effect_although_its_messages_are_refuse
         publish_pending(bound(), bus, system.topology.name, older_than_seconds=0.0)
     assert system.ready() == {"work": 0, "next": len(numbers)}
     assert system.dead() == []
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": BATCH}, {"concurrency": 2}])
+def test_a_record_whose_messages_a_full_queue_refuses_does_not_become_a_dead_letter(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    is_batch = "batch" in options
+
+    def publish(given: Any, bus: Bus) -> None:
+        if is_batch:
+            given.publish("other", key="n", columns={"n": "n"})
+        else:
+            bus.publish("other", given, "n")
+
+    with closing_store():
+        system = System.at(
+            tmp_path,
+            queue(once=True, retry=RetryPolicy((), "dead-letter"), **options),
+            queue(
+                "next",
+                exchange="other",
+                routing_keys=("n",),
+                max_length=1,
+                overflow="reject-publish",
+            ),
+        )
+        system.publish([1], "other", "n")
+        system.publish([2])
+        system.run(publish, batch=is_batch)
+        assert (system.dead(), len(bound().outbox.pending())) == ([], 1)
+        system.run(system.note, "next")
+        with system.bus() as bus:
+            publish_pending(bound(), bus, system.topology.name, older_than_seconds=0.0)
+        system.run(system.note, "next")
+        assert (system.seen, bound().outbox.pending()) == ([1, 2], [])
+
+
+def test_a_handled_message_whose_process_ends_too_often_does_not_become_a_dead_letter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unforeseen(KeyboardInterrupt):
+        """An exception that ends a process; any other exception is a failure of the message."""
+
+    calls: list[int] = []
+
+    def end_after_the_commit(*_: object) -> list[Refusal]:
+        raise Unforeseen
+
+    def handle(message: dict[str, Any], bus: Bus) -> None:
+        calls.append(message["n"])
+        if len(calls) < 5:
+            raise Unforeseen
+        bus.publish("other", message, "n")
+
+    with closing_store():
+        system = System.at(
+            tmp_path, queue(once=True), queue("next", exchange="other", routing_keys=("n",))
+        )
+        system.publish([1])
+        with monkeypatch.context() as patched:
+            patched.setattr(Sender, "send", end_after_the_commit)
+            for _ in range(5):
+                with pytest.raises(Unforeseen):
+                    system.run(handle)
+        system.run(handle)
+        assert (len(calls), system.dead(), system.ready()["work"]) == (5, [], 0)
+        assert len(bound().outbox.pending()) == 1  # the relay sends it
 
 
 def test_a_message_without_an_id_that_ends_its_process_is_given_up_and_the_next_one_handled(

@@ -9,14 +9,10 @@ from feedbus.broker.refused_messages import Refusal
 from feedbus.bus.outbox_requests import put_records
 from feedbus.bus.publish_requests import Request
 from feedbus.errors import StoreOutage
-from feedbus.logs import EventLog
-from feedbus.printable import one_line
 from feedbus.store import Store
 from feedbus.store.key_locks import Key
-from feedbus.store.outbox_publishing import log_rows_left
+from feedbus.store.outbox_publishing import log_messages_left, log_rows_left
 from feedbus.wire.constants import PACK
-
-events = EventLog(__name__)
 
 
 class Transaction:
@@ -82,13 +78,7 @@ class Transaction:
             if isinstance(request.outcome, list):
                 sent_rows += _confirmed_ids(request, ids, request.outcome)
             if request.outcome:
-                events.warning(
-                    "outbox_messages_left",
-                    "messages of a transaction could not be published after its commit; they stay"
-                    " in the outbox, and the operations process will publish them",
-                    exchange=request.exchange,
-                    error=_reason(request),
-                )
+                log_messages_left(_reason(request), exchange=request.exchange)
         if sent_rows:
             try:
                 with self._store.transaction():
@@ -118,7 +108,7 @@ def _reason(request: Request) -> str:
     try:
         request.raise_error()
     except Exception as error:  # noqa: BLE001 -- every error is reported
-        return one_line(error)
+        return str(error)
     return ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from feedbus.dispatch.failure_policy import Decision
 from feedbus.dispatch.wrapped_handlers import WrappedHandler
@@ -27,8 +27,6 @@ class DecodedDelivery:
         pack: the records; empty if the delivery was not decoded.
         decisions: the decisions on records that have failed, are invalid or must wait, or on the
             whole delivery.
-        is_in_inbox: whether the id of the delivery is in the inbox of the store now. The value is
-            set only if the publisher gave no id.
 
     """
 
@@ -36,7 +34,6 @@ class DecodedDelivery:
     delivery: Delivery
     pack: Pack
     decisions: list[Decision] = field(default_factory=list)
-    is_in_inbox: bool = False
 
     @property
     def has_own_ids(self) -> bool:
@@ -46,19 +43,6 @@ class DecodedDelivery:
         pack always contains the ids of its records.
         """
         return self.delivery.identified or self.delivery.content_type == PACK
-
-    def delivery_to_send(self) -> Delivery:
-        """Return the delivery from which a retry or dead letter is made.
-
-        If the publisher gave no id, feedbus has derived an id from the content. If this id is in
-        the inbox, the effects of the handler were committed, but the broker has refused a message
-        of the handler. So no handler may be called for the retry: the retry must be skipped. Then
-        the result has the derived id as if the publisher had given it. Otherwise the consumer would
-        take the retry for a new message with the same content.
-        """
-        if self.is_in_inbox:
-            return replace(self.delivery, identified=True, retry_id="")
-        return self.delivery
 
     def routing_key(self, row: int) -> str:
         """Return the routing key with which one record of the delivery was published.

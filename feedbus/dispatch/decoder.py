@@ -353,7 +353,7 @@ class Decoder:
                 another reason why no handler was called.
 
         """
-        delivery, pack = decoded.delivery_to_send(), decoded.pack
+        delivery, pack = decoded.delivery, decoded.pack
         if isinstance(error, EarlierRecordWaits):
             decision = self._failure_policy.defer(delivery, pack, row)
         else:

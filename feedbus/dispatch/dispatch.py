@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from feedbus import broker
 from feedbus.broker_names import Names
@@ -35,6 +36,7 @@ from feedbus.store.leftover_rows import LeftoverRows
 from feedbus.topology import Consumer, Topology
 from feedbus.units import counted
 from feedbus.wire import Delivery
+from feedbus.wire.constants import PACK
 
 events = EventLog(__name__)
 
@@ -307,17 +309,15 @@ class Dispatch:
 
         """
         if self._repeated_deliveries is not None:
-            try:
+            with self._store_outages():
                 deliveries = self._repeated_deliveries.with_distinct_ids(deliveries, running)
-            except Exception as error:
-                if isinstance(error, Outage) or not self._store.is_outage(error):
-                    raise
-                msg = f"store: {error}"
-                raise StoreOutage(msg) from error
         return self._decoder.decode(deliveries)
 
     def give_up(self, delivery: Delivery, reason: str, *, skip_dead_handler: bool = False) -> None:
         """Make a delivery a dead letter without decoding its message.
+
+        But on a queue with `once = true`, a message whose id is in the inbox does not become a dead
+        letter: its effects are committed. It is skipped, as at any other redelivery.
 
         After this call, the delivery may be acknowledged. The runner calls this in place of
         handle().
@@ -331,14 +331,40 @@ class Dispatch:
                 has also ended the process too often.
 
         Raises:
-            Outage: the broker is unavailable, or the dead handler raises Outage. The caller may
-                repeat the call.
+            Outage: the broker or the store is unavailable, or the dead handler raises Outage. The
+                caller may repeat the call.
 
         """
+        if self._is_handled(delivery):
+            self.handle([delivery])
+            return
         decision = self._failure_policy.dead_letter(delivery, reason)
         decoded = self._decoder.with_decision(delivery, decision)
         self._failed_record_sender.send([decoded], skip_dead_handler=skip_dead_handler)
         self._settled_counts.add([decoded])
+
+    def _is_handled(self, delivery: Delivery) -> bool:
+        """Whether the inbox contains the id of a message, so that no handler is called for it.
+
+        The result is False for a message without an id, because its derived id can be in the inbox
+        for an equal message; and for a pack, because the ids of its records are in its body.
+        """
+        queue = self._consumer.queue
+        if not queue.once or not delivery.identified or delivery.content_type == PACK:
+            return False
+        with self._store_outages():
+            return bool(self._store.inbox.seen(queue.name, [delivery.message_id]))
+
+    @contextmanager
+    def _store_outages(self) -> Iterator[None]:
+        """Raise StoreOutage for an outage of the store in the block."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, Outage) or not self._store.is_outage(error):
+                raise
+            msg = f"store: {error}"
+            raise StoreOutage(msg) from error
 
     def _log_drops(self, errors: Iterable[BaseException]) -> None:
         reasons = [error.reason for error in errors if isinstance(error, Drop)]

@@ -8,7 +8,6 @@ from typing import Any
 
 from feedbus.bus.collecting_bus import MAX_AT_ONCE, BatchBus, Collect, CollectingBus
 from feedbus.bus.sender import Sender
-from feedbus.dispatch.decoded_deliveries import DecodedDelivery
 from feedbus.dispatch.lost_store_connections import LostStoreConnections
 from feedbus.dispatch.publications import STREAM_RECORDS, Publications
 from feedbus.dispatch.waiting_record_exceptions import EarlierRecordWaits, FailedRecordsOvertaken
@@ -194,7 +193,6 @@ class HandlerCalls:
                 store.inbox.remove(queue.name, failed_ids)
         if new_records is not records:  # the caller reads the verdicts in `records`
             self.after_once(records, new_records)
-            _mark_in_inbox(records, failed_ids)
             ids = records.ids
             for index, verdict in new_records.verdicts.items():
                 records.verdicts[ids.index(new_records.ids[index])] = verdict
@@ -270,23 +268,6 @@ class HandlerCalls:
             return CollectingBus(records, collect, shards, queue=self._queue_of_ids)
         at_once = STREAM_RECORDS if queue.stream else MAX_AT_ONCE
         return BatchBus(records, collect, shards, at_once, queue=self._queue_of_ids)
-
-
-def _mark_in_inbox(records: Records, failed_ids: Sequence[str]) -> None:
-    """Register for each delivery of a committed call whether its derived id is in the inbox.
-
-    feedbus derives the id of a message from its content if the publisher gave no id. The result is
-    needed by DecodedDelivery.delivery_to_send(), if the broker refuses a message of the handler
-    after the commit.
-
-    Args:
-        records: the records of the call.
-        failed_ids: the ids that were removed from the inbox, because their records failed.
-
-    """
-    for decoded in records.batch.deliveries:
-        if isinstance(decoded, DecodedDelivery) and not decoded.has_own_ids:
-            decoded.is_in_inbox = decoded.delivery.message_id not in failed_ids
 
 
 def _failed_ids(records: Records) -> list[str]:

@@ -5,6 +5,9 @@ with the handler's own rows. When the broker has confirmed the message of the re
 removed. If the message is not sent, for example because the process is killed, the row is a
 leftover row. Leftover rows must be sent before later messages with the same keys. A later call or
 the relay sends them.
+
+The effects of the call and the rows are committed together. So if the broker refuses a message, the
+record of the call has not failed: the message stays in the outbox.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from feedbus.errors import Outage, PublishError, StoreOutage
 from feedbus.records.packs import Pack
 from feedbus.store import Store
 from feedbus.store.leftover_rows import LeftoverRows
-from feedbus.store.outbox_publishing import split_into_waves
+from feedbus.store.outbox_publishing import log_messages_left, split_into_waves
 from feedbus.store.protocol import OutboxRow
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
@@ -125,11 +128,11 @@ class Publications(Spool):
         A leftover row is a committed row of the outbox whose message was not sent.
 
         Leftover rows with the same keys are sent first. If the leftover rows cannot be sent now,
-        the messages of this call are not sent either. Then all these rows stay in the outbox, the
-        relay sends them in order, and this method raises no exception.
+        the messages of this call are not sent either. If a row cannot be sent, this method raises
+        no exception: the row stays in the outbox, and the relay sends the rows in order.
 
         Raises:
-            PublishError: the broker did not accept a message.
+            PublishError: the broker did not accept a message, which has no row in the outbox.
             Outage: the broker is unavailable.
 
         """
@@ -140,10 +143,13 @@ class Publications(Spool):
             with self._leftovers.hold_earlier(self._rows[0], self._rows[-1]) as earlier:
                 if earlier is not None and self._send_rows(earlier):
                     self._send_own()
+        except Exception as error:
+            if isinstance(error, Outage) or self._store.is_outage(error):
+                raise
+            log_messages_left(error)
         finally:
             self.leave_in_outbox()
-        self.clear()
-        self._rows = []
+        self.forget()
 
     def leave_in_outbox(self) -> None:
         """Leave the rows that are still in the outbox to a later call or to the relay.
@@ -153,6 +159,11 @@ class Publications(Spool):
         if self._leftovers is not None and self._rows:
             self._leftovers.remove_sender(self)
             self._leftovers.add(self._rows)
+
+    def forget(self) -> None:
+        """Forget all messages, because they were sent or the relay sends them."""
+        self.clear()
+        self._rows = []
 
     def discard(self) -> None:
         """Forget all messages; rows of unsent messages stay in the outbox for the relay.
@@ -210,6 +221,11 @@ class Publications(Spool):
             self._store.outbox.remove(row_ids)
 
     @property
+    def has_rows(self) -> bool:
+        """Whether the messages of the call are rows of the outbox."""
+        return bool(self._rows)
+
+    @property
     def can_join(self) -> bool:
         """Whether these messages can be sent together with the messages of other calls.
 
@@ -226,8 +242,8 @@ class Publications(Spool):
         The group mode and the concurrent mode use it, so that a refusal concerns one call only.
 
         Returns:
-            None if the messages were sent. Otherwise PublishError, because the broker did not
-            accept a message, or the error of the store.
+            None if the messages were sent, or the relay will send them. Otherwise PublishError,
+            because the broker did not accept a message, or the error of the store.
 
         Raises:
             Outage: the broker is unavailable.
@@ -305,7 +321,8 @@ def _forget_sent(
 ) -> PublishError | None:
     """Forget the messages of a call after they were sent.
 
-    If the broker has refused some of them, return an error instead; their rows stay in the outbox.
+    If the broker has refused some of them, return an error instead. But if the messages are rows of
+    the outbox, the result is None: the rows stay there, and the relay sends them.
 
     Args:
         call: the messages of the call.
@@ -320,7 +337,10 @@ def _forget_sent(
     try:
         raise_refused(own_refusals)
     except PublishError as error:
+        if not call.has_rows:
+            return error
+        log_messages_left(error)
         call.leave_in_outbox()
-        return error
+        call.forget()
     call.clear()
     return None

@@ -14,9 +14,8 @@ handled before, or is being handled, there are two cases:
 
 If a new message fails, the id of its retry or dead letter gets a unique part. The reason: an outage
 can make feedbus send the retry twice. Both copies then have the same unique id, and the second copy
-is recognised as repeated. In two cases, the id of the retry gets no unique part. With `order_by`, a
-waiting record is recognised by its position, too. If the effects of the handler were committed, the
-retry must be skipped: see DecodedDelivery.delivery_to_send().
+is recognised as repeated. With `order_by`, the id of the retry gets no unique part, because a
+waiting record is recognised by its position, too.
 """
 
 from __future__ import annotations

@@ -151,8 +151,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " and feedbus tries again.",
         "queue_unread": "A queue of an earlier topology has messages or bindings, and no consumer"
         " reads it. [Rename or remove a queue](../how-to/rename-queues.md) shows what to do.",
-        "outbox_messages_left": "Messages of a transaction could not be published after its commit."
-        " They stay in the outbox, and the operations process will publish them.",
+        "outbox_messages_left": "Messages of a transaction, or of a handler on a queue with"
+        " `once = true`, could not be published after the commit. They stay in the outbox, and the"
+        " operations process will publish them.",
         "outbox_unreadable": "The store did not answer after a commit, so the messages of the"
         " transaction were not published. They stay in the outbox, and the operations process will"
         " publish them.",

@@ -189,6 +189,22 @@ def _remove(store: Store, row_ids: Sequence[int]) -> None:
             store.outbox.remove(row_ids)
 
 
+def log_messages_left(error: object, **fields: str) -> None:
+    """Log that committed messages could not be published, and stay in the outbox.
+
+    Args:
+        error: the reason.
+        fields: further fields of the log line.
+    """
+    events.warning(
+        "outbox_messages_left",
+        "messages could not be published after their commit; they stay in the outbox, and the"
+        " operations process will publish them",
+        **fields,
+        error=one_line(error),
+    )
+
+
 def log_rows_left(count: int, error: BaseException) -> None:
     """Log that published rows could not be removed, so they will be published again.
 
