@@ -14,7 +14,7 @@ from feedbus.bus.record_encoding import Encoder
 from feedbus.errors import UsageError
 from feedbus.records import Records
 from feedbus.records.batch import LARGE_BATCH, Chunk
-from feedbus.records.ids import Ids, child_ordinals
+from feedbus.records.ids import MAX_ORDINAL, Ids, child_ordinals
 from feedbus.records.packs import Pack, decode
 from feedbus.testing import RecordingBus
 from feedbus.wire.constants import PACK
@@ -110,6 +110,17 @@ def test_an_id_whose_origin_does_not_fit_into_a_pack_has_no_ordinal(
     assert (ids.ordinals, ids[0]) == (ordinal, "x" * length + "-5")
 
 
+def test_a_record_with_a_very_long_ordinal_does_not_change_the_ids_of_its_neighbours() -> None:
+    chunks = [Chunk(Ids.of(each), {"n": 1}, {}) for each in ("a-5", f"b-{MAX_ORDINAL}")]
+
+    def ids(*given: Chunk) -> list[str]:
+        return [
+            each[2] for each in published(Records(given), lambda records: records.publish("out"))
+        ]
+
+    assert ids(*chunks) == [*ids(chunks[0]), *ids(chunks[1])]
+
+
 @given(st.data())
 def test_what_records_publish_has_the_same_ids_in_whatever_batch_they_come(
     data: st.DataObject,
@@ -120,7 +131,8 @@ def test_what_records_publish_has_the_same_ids_in_whatever_batch_they_come(
         group = data.draw(st.integers(0, 2))
         columns = {"n": [100 * number + i for i in range(count)], "text": ["a", "b"] * count}
         columns["text"] = columns["text"][:count]
-        ordinals = range(7, 7 + count)
+        first = data.draw(st.sampled_from([7, MAX_ORDINAL // 2 - 1, MAX_ORDINAL - LARGE_BATCH]))
+        ordinals = range(first, first + count)
         origins = data.draw(st.sampled_from([f"m{number}", [f"m{number}"] * count]))
         chunks.append(Chunk(Ids(origins, ordinals), {"group": group}, columns, range(count)))
     shards, at_once = data.draw(st.sampled_from([0, 1, 10])), data.draw(st.integers(1, 300))

@@ -297,38 +297,39 @@ class BatchBus(Bus):
                 count = len(list(run))
                 new_ordinals += child_ordinals(ordinals[cause], caused[cause], count)
                 caused[cause] += count
-        if max(new_ordinals, default=0) > MAX_ORDINAL:
-            return self._with_new_origins(exchange, causes, new_ordinals)
+        new_origins: str | Sequence[str]
         if isinstance(origins, str):
-            return Ids(derive_origin(self._queue, exchange, origins), new_ordinals)
-        origins_of_causes = pick(origins, causes)
-        new_origins = {
-            one: derive_origin(self._queue, exchange, one) for one in set(origins_of_causes)
-        }
-        return Ids([new_origins[origin] for origin in origins_of_causes], new_ordinals)
+            new_origins = derive_origin(self._queue, exchange, origins)
+        else:
+            origins_of_causes = pick(origins, causes)
+            derived = {
+                one: derive_origin(self._queue, exchange, one) for one in set(origins_of_causes)
+            }
+            new_origins = [derived[origin] for origin in origins_of_causes]
+        if max(new_ordinals, default=0) > MAX_ORDINAL:
+            return self._shorten(exchange, causes, Ids(new_origins, new_ordinals))
+        return Ids(new_origins, new_ordinals)
 
-    def _with_new_origins(
-        self, exchange: str, causes: Sequence[int], long_ordinals: Sequence[int]
-    ) -> Ids:
-        """Return ids for messages of which at least one would get an ordinal that is too long.
+    def _shorten(self, exchange: str, causes: Sequence[int], ids: Ids) -> Ids:
+        """Return the ids, but other ids in place of those with an ordinal above MAX_ORDINAL.
 
-        A message id has the form `origin-ordinal`, a text and a number. In these ids, each message
-        has an origin of its own, derived from the long ordinal, and the ordinal 0.
+        A message id has the form `origin-ordinal`, a text and a number. If the ordinal is too long,
+        the message gets an origin of its own, derived from the ordinal, and the ordinal 0. All
+        other ids stay unchanged, so they are the same in every batch.
 
         Args:
             exchange: the name of the exchange.
             causes: a list with one item for each message: the index, in the batch, of the record
                 that causes the message.
-            long_ordinals: a list with one ordinal for each message. At least one ordinal is above
-                MAX_ORDINAL.
+            ids: the ids of the messages.
 
         """
-        parents = self._records.ids
-        origins = [
-            derive_origin(self._queue, exchange, parents[cause], str(ordinal))
-            for cause, ordinal in zip(causes, long_ordinals, strict=True)
-        ]
-        return Ids(origins, [0] * len(origins))
+        parents, ordinals = self._records.ids, ids.ordinals or ()
+        origins = [ids.origins] * len(ids) if isinstance(ids.origins, str) else [*ids.origins]
+        for index, (cause, ordinal) in enumerate(zip(causes, ordinals, strict=True)):
+            if ordinal > MAX_ORDINAL:
+                origins[index] = derive_origin(self._queue, exchange, parents[cause], str(ordinal))
+        return Ids(origins, [each if each <= MAX_ORDINAL else 0 for each in ordinals])
 
 
 def _join(ids: Sequence[Ids]) -> Ids:
