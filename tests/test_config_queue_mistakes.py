@@ -114,7 +114,14 @@ WRONG_FILES = {
         START + ORDERS.replace('"new"', f'▸"{"é" * 128}"'),
         (
             "[queues.orders] routing_keys[0]: expected a routing key of at most 255 bytes, "
-            f"got '{'é' * 80}…'"
+            f"without NUL, got '{'é' * 80}…'"
+        ),
+    ),
+    "a routing key with the character NUL": (
+        START + ORDERS.replace('"new"', r'▸"a\u0000b"'),
+        (
+            "[queues.orders] routing_keys[0]: expected a routing key of at most 255 bytes, "
+            "without NUL, got 'a\\x00b'"
         ),
     ),
     "routing keys on a fanout exchange": (

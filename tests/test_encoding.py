@@ -61,6 +61,7 @@ def test_an_exchange_without_packs_sends_each_record_plain() -> None:
     ("key", "payload", "reported"),
     [
         ("\ud800", {"n": 1}, "a routing key in UTF-8"),
+        ("a\0b", {"n": 1}, "a routing key without NUL, got 'a.x00b'"),
         ("k" * 256, {"n": 1}, "a routing key of at most 255 bytes, got 256"),
         ("k", {"n": float("nan")}, "cannot publish"),
         ("k", {"n": object()}, "cannot publish"),

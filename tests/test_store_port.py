@@ -99,6 +99,15 @@ def test_a_row_published_again_after_a_crash_keeps_its_message_id(store_url):
     assert second.published[0][3] == first.published[0][3]
 
 
+@pytest.mark.parametrize(
+    ("key", "message_id"), [("a\0b", None), ("k" * 256, None), ("k", "a\0b"), ("k", "m" * 255)]
+)
+def test_a_text_that_a_message_cannot_have_is_refused(store_url, key, message_id):
+    with bound().transaction(), pytest.raises(UsageError, match="cannot publish: expected a"):
+        bound().outbox.put("publish_tweet", {"n": 1}, key, message_id=message_id)
+    assert bound().outbox.pending() == []
+
+
 def test_the_relay_leaves_young_rows_to_those_who_put_them(store_url):
     bound().outbox.put("publish_tweet", {"n": 1})
     assert publish_pending(bound(), ListBus(), "shop", older_than_seconds=60) == 0

@@ -15,13 +15,12 @@ from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, decode, expands_too_far
 from feedbus.records.payloads import BODY_LIMIT_BYTES, Payload, encode_payload, unencodable_field
-from feedbus.records.publish_arguments import as_mappings, refuse_keys
+from feedbus.records.publish_arguments import as_mappings, check_id, check_keys
 from feedbus.records.raw_payload import RAW
 from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.constants import GENERATION, JSON, PACK, RECORD_COUNT, SHORT_TEXT_BYTES
-from feedbus.wire.derived_ids import is_id
+from feedbus.wire.constants import GENERATION, JSON, PACK, RECORD_COUNT
 from feedbus.wire.failed_messages import of_record
 from feedbus.wire.message_options import Envelope
 
@@ -176,8 +175,9 @@ class Encoder:
         if envelope is not None:
             return self._encode_with_options(exchange_name, pack, envelope)
         exchange, keys = self._topology.exchange(exchange_name), pack.keys
-        _check_keys(keys)
-        _check_id(pack.ids)
+        check_keys(keys)
+        if len(pack) == 1:  # feedbus makes the ids of several records
+            check_id(pack.ids[0])
         if exchange.content_type is None and (RAW in pack.shared or RAW in pack.columns):
             msg = (
                 f"cannot publish Raw(…) to exchange '{exchange.name}': set content_type in"
@@ -331,39 +331,3 @@ def _check_size(body: bytes) -> None:
             f" {len(body)} bytes"
         )
         raise UsageError(msg)
-
-
-def _check_id(ids: Ids) -> None:
-    """Raise UsageError if AMQP cannot carry the message id of a single record.
-
-    The limit is 254 bytes, one less than the limit of AMQP: if the record is sent as a pack, the
-    message id of the pack is the id of the record and a "+". The ids of several records need no
-    check, because feedbus makes them.
-    """
-    if len(ids) == 1 and not is_id(f"{ids[0]}+"):
-        msg = (
-            "cannot publish: expected a message id in UTF-8 of 1 to 254 bytes, without NUL, got"
-            f" {ids[0][:50]!r}"
-        )
-        raise UsageError(msg)
-
-
-def _check_keys(keys: Sequence[str]) -> None:
-    try:
-        if all(map(str.isascii, keys)) and max(map(len, keys), default=0) <= SHORT_TEXT_BYTES:
-            return
-    except TypeError:
-        refuse_keys(keys)
-        raise
-    for key in keys:
-        try:
-            size = len(key.encode())
-        except UnicodeEncodeError as error:
-            msg = f"cannot publish: expected a routing key in UTF-8, got {key!r}"
-            raise UsageError(msg) from error
-        if size > SHORT_TEXT_BYTES:
-            msg = (
-                f"cannot publish: expected a routing key of at most {SHORT_TEXT_BYTES} bytes, got"
-                f" {size} bytes"
-            )
-            raise UsageError(msg)

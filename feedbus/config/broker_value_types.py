@@ -16,22 +16,24 @@ LONGEST_ARGUMENT_BYTES = 1024
 
 
 class RoutingKey(Option):
-    """The type of an option whose value is a binding key of up to 255 bytes; it may be empty."""
+    """The type of an option whose value is a routing key or a binding key; it may be empty."""
 
     kind = "text"
     example = "mail.eu"
-    expected = f"a routing key of at most {LONGEST_KEY_BYTES} bytes"
+    expected = f"a routing key of at most {LONGEST_KEY_BYTES} bytes, without NUL"
 
     def read(self, value: Any) -> str:
-        """Check that a value of topology.toml is a binding key, and return the key.
+        """Check that a value of topology.toml is a routing key or a binding key; return it.
 
-        A binding key is a text of at most 255 bytes, which may be empty.
+        The key is a text of at most 255 bytes without the character NUL, and may be empty.
 
         Raises:
             ValidationError: the value is not valid; the error contains one Fault.
 
         """
-        if not isinstance(value, str) or len(value.encode()) > LONGEST_KEY_BYTES:
+        if not isinstance(value, str) or "\0" in value:
+            self.refuse()
+        if len(value.encode()) > LONGEST_KEY_BYTES:
             self.refuse()
         return value
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from feedbus.errors import UsageError
 from feedbus.records.payloads import mapping_of
+from feedbus.wire.constants import SHORT_TEXT_BYTES
+from feedbus.wire.derived_ids import is_id
 from feedbus.wrong_argument import refuse
 
 PAYLOAD = "a mapping, or an instance of a message type"
@@ -194,18 +196,59 @@ def is_list(values: object) -> bool:
     )
 
 
-def refuse_keys(keys: Iterable[object]) -> None:
-    """Raise an error if one of the routing keys is not a text.
+def check_id(message_id: str) -> None:
+    """Raise UsageError if AMQP or the outbox cannot carry the message id of a single record.
 
-    The bus calls this when it encodes the records.
+    The limit is 254 bytes, one less than the limit of AMQP: if the record is sent as a pack, the
+    message id of the pack is the id of the record and a "+".
+
+    Args:
+        message_id: the id.
+
+    """
+    if not is_id(f"{message_id}+"):
+        msg = (
+            "cannot publish: expected a message id in UTF-8 of 1 to 254 bytes, without NUL, got"
+            f" {message_id[:50]!r}"
+        )
+        raise UsageError(msg)
+
+
+def check_keys(keys: Sequence[str]) -> None:
+    """Raise an error if AMQP or the outbox cannot carry a routing key.
+
+    PostgreSQL cannot store the character NUL in a text, and SQLite cuts the text there.
 
     Args:
         keys: the routing keys of the records.
 
     Raises:
         TypeError: a key is not a text; the error names its index and type.
+        UsageError: a key is not valid.
 
     """
-    for number, key in enumerate(keys):
-        if not isinstance(key, str):
-            refuse(f"keys[{number}]", "str", key)
+    try:
+        joined = "".join(keys)
+    except TypeError:
+        for number, key in enumerate(keys):
+            if not isinstance(key, str):
+                refuse(f"keys[{number}]", "str", key)
+        raise
+    is_plain = joined.isascii() and "\0" not in joined
+    if is_plain and max(map(len, keys), default=0) <= SHORT_TEXT_BYTES:
+        return
+    for key in keys:
+        if "\0" in key:
+            msg = f"cannot publish: expected a routing key without NUL, got {key[:50]!r}"
+            raise UsageError(msg)
+        try:
+            size = len(key.encode())
+        except UnicodeEncodeError as error:
+            msg = f"cannot publish: expected a routing key in UTF-8, got {key!r}"
+            raise UsageError(msg) from error
+        if size > SHORT_TEXT_BYTES:
+            msg = (
+                f"cannot publish: expected a routing key of at most {SHORT_TEXT_BYTES} bytes, got"
+                f" {size} bytes"
+            )
+            raise UsageError(msg)

@@ -8,7 +8,13 @@ from itertools import islice
 from typing import Any, Unpack
 
 from feedbus.records.payloads import Payload
-from feedbus.records.publish_arguments import NO_KEY, check_record, without_key
+from feedbus.records.publish_arguments import (
+    NO_KEY,
+    check_id,
+    check_keys,
+    check_record,
+    without_key,
+)
 from feedbus.records.publish_options import envelope_of
 from feedbus.store.protocol import OutboxRow
 from feedbus.store.tables import ROWS_AT_ONCE, Database, Table, now
@@ -78,7 +84,8 @@ class SqlOutbox(Table):
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: there is no such exchange, or the exchange has shards and there is no key.
+            UsageError: there is no such exchange, the exchange has shards and there is no key, or
+                the key or the message id is not valid.
             ValueError: an option is out of its limits.
         """
         fields = check_record(exchange, payload, key, message_id)
@@ -86,6 +93,9 @@ class SqlOutbox(Table):
         has_shards = self._has_shards(exchange)
         if key is NO_KEY:
             key = without_key(exchange, has_shards=has_shards)
+        check_keys([key])
+        if message_id:
+            check_id(message_id)
         options_text = None if envelope is None else json.dumps(envelope.options())
         text, created_at = _text(fields), now(self._clock)
         message_id = message_id or self._clock.unique()
