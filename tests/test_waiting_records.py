@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 
 from feedbus.dispatch.decoded_deliveries import DecodedDelivery
 from feedbus.dispatch.failure_policy import Decision
+from feedbus.dispatch.key_releases import KeyReleases
 from feedbus.dispatch.order_decisions import OrderDecisions
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.records_at_start import RecordsAtStart
 from feedbus.dispatch.waiting_deliveries import WaitingDeliveries
-from feedbus.dispatch.waiting_record import DEAD_LETTER_ATTEMPT, WaitingRecord
+from feedbus.dispatch.waiting_record import DEAD_LETTER_ATTEMPT, Arrival, WaitingRecord
 from feedbus.dispatch.waiting_records import WaitingRecords
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
 from feedbus.wire import Delivery
+from feedbus.wire.constants import RELEASE
 
 DELAY = 3.0
 
@@ -324,14 +326,21 @@ def test_a_copy_takes_the_position_of_a_record_that_has_left_its_queue():
 
 def test_a_request_releases_only_the_keys_whose_messages_are_in_its_queue():
     waiting: WaitingRecords = WaitingRecords()
+    releases = KeyReleases(waiting)
+
+    def delivery(released: str = "") -> Delivery:
+        headers = {RELEASE: released}
+        return Delivery(1, b"", "", "m", "", "a", headers, redelivered=False, consumer_tag="queue")
+
     messages = in_queues(("old", 1), ("newer", 2))
-    for each in messages:
-        each.attempt = DEAD_LETTER_ATTEMPT
+    in_old, in_newer = delivery(), delivery()
+    for each, arrived in zip(messages, (in_old, in_newer), strict=True):
+        each.attempt, each.arrival = DEAD_LETTER_ATTEMPT, Arrival(arrived, None, 0.0)
         waiting.add_arrived(each)
-    assert waiting.release_keys("m1", "newer") == ["newer"]
+    assert releases.release(delivery("m1"), "newer") == [in_newer]
     assert [*waiting] == [messages[0]]
-    assert waiting.release_keys("", "newer") == []
-    assert waiting.release_keys("", "old") == ["old"]
+    assert releases.release(delivery(), "newer") == []
+    assert releases.release(delivery(), "old") == [in_old]
     assert len(waiting) == 0
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedbus.clock import NANOSECONDS, Clock
+from feedbus.dispatch.key_releases import KeyReleases
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.records_at_start import RecordsAtStart
 from feedbus.dispatch.requeued_dead_letters import RequeuedDeadLetters
@@ -63,6 +64,7 @@ class WaitingDeliveries:
         records_at_start: the records that waited when the consumer began to read.
         taken_records: the waiting records that handlers have now.
         requeued_dead_letters: the requeued dead letters.
+        key_releases: releases the keys of deleted dead letters.
         predecessors: the queues of older generations that still exist; None if none exists. A
             record waits until the old queues that can have earlier records of its key are deleted.
         has_unconfirmed: whether a record has begun to wait or has failed again, and the broker has
@@ -86,14 +88,12 @@ class WaitingDeliveries:
         self.records_at_start = RecordsAtStart()
         self.taken_records = TakenRecords(self.records)
         self.requeued_dead_letters = RequeuedDeadLetters()
+        self.key_releases = KeyReleases(self.records)
         self.predecessors: Predecessors | None = None
         self.has_unconfirmed = self.repetition_expected = False
         self._order = order
         self._clock = clock
         self._queues: dict[str, OrderedQueue] = {}  # by the consumer tag of the subscription
-        # Requests to release keys that arrived before the messages that block the keys; by the
-        # consumer tag of the subscription. See _apply().
-        self._early_releases: dict[str, list[Delivery]] = {}
 
     # -- subscriptions -------------------------------------------------------------------------
 
@@ -159,7 +159,7 @@ class WaitingDeliveries:
         self.taken_records.forget_queue(waiting_queue)
         self.records.forget_queue(waiting_queue)
         self.requeued_dead_letters.forget(consumer_tag)
-        self._early_releases.pop(consumer_tag, None)
+        self.key_releases.forget(consumer_tag)
 
     def forget(self) -> None:
         """Forget all deliveries and subscriptions, when the connection ends.
@@ -170,7 +170,7 @@ class WaitingDeliveries:
         self.records_at_start.clear()
         self.taken_records.forget()
         self.requeued_dead_letters.forget_all()
-        self._early_releases.clear()
+        self.key_releases.forget_all()
         self.has_unconfirmed = self.repetition_expected = False
         self._queues.clear()
 
@@ -189,12 +189,12 @@ class WaitingDeliveries:
 
         """
         delivery = Delivery.of(message)
+        queue = self.queue_of(delivery)
         if RELEASE in delivery.headers:
-            return self._apply(delivery)
+            return self.key_releases.apply(delivery, queue.waiting_queue)
         if REQUEUED in delivery.headers:
             self.requeued_dead_letters.add(delivery)
             return []
-        queue = self.queue_of(delivery)
         record = decode_waiting_message(
             Arrival(delivery, message, self._clock.monotonic()),
             self._order,
@@ -205,49 +205,8 @@ class WaitingDeliveries:
         record.awaited_queues = self.awaited_queues(delivery, delivery.original_key)
         settled = [arrival.delivery for arrival in self.records.add_arrived(record)]
         if record.is_dead_letter:
-            settled += self._apply_early_releases(delivery.consumer_tag)
+            settled += self.key_releases.apply_early(delivery.consumer_tag, queue.waiting_queue)
         return settled
-
-    def release_keys(self, request: Delivery) -> list[Delivery]:
-        """Release the keys that the dead letters of a request block.
-
-        The request contains the id of a dead letter, or stands for all dead letters. A key stays
-        blocked if the message that blocks the key has not arrived yet.
-
-        This method is called when such a request arrives. If the records of an old waiting queue
-        are to be moved to a newer generation, it is also called before they are moved.
-
-        Args:
-            request: the delivery of a message that `feedbus dead drop`, `feedbus dead purge` or a
-                limit of dead letters has sent.
-
-        Returns:
-            The deliveries of the messages that blocked the keys. They must be acknowledged before
-            the request. If the request were acknowledged first, the connection could be lost before
-            they are acknowledged. Then they would be delivered again, but the request would not.
-
-        """
-        message_id, queue = str(request.headers[RELEASE]), self.queue_of(request).waiting_queue
-        return [arrival.delivery for arrival in self.records.release_keys(message_id, queue)]
-
-    def _apply(self, request: Delivery) -> list[Delivery]:
-        """Apply a request to release keys; return the deliveries to acknowledge now.
-
-        A dead letter is sent before the message that blocks its key. If an operator drops the dead
-        letter immediately, the request can arrive before this message. Then the request is kept
-        until the message arrives.
-        """
-        message_id, queue = str(request.headers[RELEASE]), self.queue_of(request).waiting_queue
-        released = self.release_keys(request)
-        if self.records.is_sending_dead_letter(message_id, queue):
-            self._early_releases.setdefault(request.consumer_tag, []).append(request)
-            return released
-        return [*released, request]
-
-    def _apply_early_releases(self, consumer_tag: str) -> list[Delivery]:
-        """Apply the kept requests of a subscription; return the deliveries to acknowledge now."""
-        requests = self._early_releases.pop(consumer_tag, [])
-        return [delivery for request in requests for delivery in self._apply(request)]
 
     def now(self) -> float:
         """Return the present time in seconds since 1970, as in WaitingRecord.due_at."""

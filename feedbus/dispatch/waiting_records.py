@@ -131,54 +131,6 @@ class WaitingRecords:
                 return record
         return None
 
-    def is_sending_dead_letter(self, message_id: str, queue: str) -> bool:
-        """Whether a dead letter already blocks its key, but its blocking message has not arrived.
-
-        The blocking message is sent to the waiting queue, which then delivers it. If an operator
-        drops the dead letter at once, the request to release its key can arrive before the blocking
-        message. Then the request is kept until the blocking message has arrived.
-
-        Args:
-            message_id: the id of the dead letter; "" stands for any id.
-            queue: the waiting queue.
-
-        """
-        return any(each.arrival is None for each in self._dead_letters(message_id, queue))
-
-    def release_keys(self, message_id: str, queue: str) -> list[Arrival]:
-        """Remove the waiting records of dead letters with an id: they no longer block their keys.
-
-        A dead letter stays if the waiting queue has not delivered its message yet. The method is
-        called when dead letters were deleted, for example by `feedbus dead drop`.
-
-        Args:
-            message_id: the id of the dead letters; "" stands for any id.
-            queue: the waiting queue that contains their messages. Each waiting queue gets its own
-                request to release them.
-
-        Returns:
-            The deliveries of the messages that blocked the keys. The caller acknowledges them.
-
-        """
-        dead_letters = [
-            (each, each.arrival)
-            for each in self._dead_letters(message_id, queue)
-            if each.arrival is not None
-        ]
-        for each, _ in dead_letters:
-            self.remove(each)
-        return [arrival for _, arrival in dead_letters]
-
-    def _dead_letters(self, message_id: str, queue: str) -> Iterator[WaitingRecord]:
-        for record in self:
-            for each in record.with_copies():
-                if (
-                    each.is_dead_letter
-                    and each.queue == queue
-                    and message_id in {"", each.message_id}
-                ):
-                    yield each
-
     # -- records that begin or continue to wait ------------------------------------------------
 
     def add(self, record: WaitingRecord) -> None:

@@ -172,7 +172,7 @@ class WaitingQueue:
         This method is called before the records of an ending queue are moved to other shards.
         """
         for request in self.releases:
-            blocking = self.deliveries.release_keys(Delivery.of(request))
+            blocking = self.deliveries.key_releases.release(Delivery.of(request), self.queue)
             self.acknowledge(blocking)
 
     def check_probe(self) -> bool:

@@ -11,6 +11,7 @@ from feedbus.dispatch import (
     blocked_keys,
     failed_record_sender,
     failure_policy,
+    key_releases,
     records_at_start,
     single_calls,
     waiting_deliveries,
@@ -127,9 +128,7 @@ def requests_to_release_applied_while_others_arrive() -> list[Change]:
 
 def requests_to_release_that_are_early_forgotten() -> list[Change]:
     """Settle a request to release a key although the message that blocks the key comes later."""
-    return [
-        (waiting_records.WaitingRecords, "is_sending_dead_letter", lambda *_: False),
-    ]
+    return edited(key_releases.KeyReleases, "apply", "if any(", "if False and any(")
 
 
 def requests_to_release_acknowledged_first() -> list[Change]:
@@ -146,13 +145,13 @@ def requests_to_release_acknowledged_first() -> list[Change]:
 
 def keys_released_in_every_queue() -> list[Change]:
     """Let a request in one waiting queue release keys whose messages are in another."""
-    original = waiting_records.WaitingRecords.release_keys
+    original = key_releases.KeyReleases.release
 
-    def release_keys(self: Any, message_id: str, _queue: str) -> Any:
-        queues = {each.queue: None for record in self for each in record.with_copies()}
-        return [one for queue in queues for one in original(self, message_id, queue)]
+    def release(self: Any, request: Any, _queue: str) -> Any:
+        queues = {each.queue: None for record in self._records for each in record.with_copies()}
+        return [one for queue in queues for one in original(self, request, queue)]
 
-    return [(waiting_records.WaitingRecords, "release_keys", release_keys)]
+    return [(key_releases.KeyReleases, "release", release)]
 
 
 def dead_letters_settled_before_they_are_requeued() -> list[Change]:
