@@ -34,7 +34,7 @@ class Mode(ABC):
         self._subscriptions = subscriptions
         self._fences = Fences(run, subscriptions)
         # A handler that publishes very many messages pauses, if the queue has `stream` and
-        # `order_by`. In its pauses, other deliveries are handled.
+        # `order_by`. In its pauses, other deliveries are handled. Only the batch mode has pauses.
         self._pauses: PublishingPauses | None = None
 
     @abstractmethod
@@ -79,9 +79,9 @@ class Mode(ABC):
 
         """
 
-    # The concurrent mode overrides the following methods, because its calls of handlers can run
-    # while the runner reads. The group mode overrides forget(). In the other cases, no call runs
-    # between two calls of handle_next(), and no delivery is decoded and not settled.
+    # The concurrent mode overrides the methods from here to close(), because its calls of handlers
+    # can run while the runner reads. The group mode overrides forget(). In the batch mode, no call
+    # runs between two calls of handle_next(), and no delivery is decoded and not settled.
 
     @property
     def has_unsettled(self) -> bool:
