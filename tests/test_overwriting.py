@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from feedbus.config.in_place_writing import overwrite
+from feedbus.config.overwriting import overwrite
 from tests.required_servers import missing, only_if
 
 needs_root = only_if(os.geteuid() == 0, "only root may mount and change owners")

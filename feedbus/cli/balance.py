@@ -175,9 +175,9 @@ def _check(tally: Tally, source: str, traffic: str | None) -> None:
         msg = f"{source}: expected at least one routing key, got none"
         raise UsageError(msg)
     if not tally.total:
-        source = f" in {traffic}" if traffic and not traffic.isdecimal() else ""
+        file = f" in {traffic}" if traffic and not traffic.isdecimal() else ""
         msg = (
-            f"expected traffic for at least one of the {counted(tally.keys, 'key')}{source}, got"
+            f"expected traffic for at least one of the {counted(tally.keys, 'key')}{file}, got"
             " none: each has the count 0"
         )
         raise UsageError(msg)

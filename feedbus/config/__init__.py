@@ -57,9 +57,9 @@ def load(
 
     from feedbus.config.build import build
     from feedbus.config.checks import check
+    from feedbus.config.draft import Draft
     from feedbus.config.environment_variables import expand
     from feedbus.config.options import DECLARATION
-    from feedbus.config.partial_topology import Draft
     from feedbus.config.problems import Report
     from feedbus.config.syntax_errors import report_unquoted
     from feedbus.config.table_types import load_table, spread

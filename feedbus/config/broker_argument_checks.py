@@ -5,7 +5,7 @@ Each check yields faults: mistakes in the file, each with the path of the wrong 
 
 from __future__ import annotations
 
-from feedbus.config.partial_topology import RING, Draft, Faults, Options
+from feedbus.config.draft import RING, Draft, Faults, Options
 from feedbus.config.problems import Fault
 
 # Maps arguments that feedbus sets itself to options of the queue. The file must set the option

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from feedbus.config.draft import Draft
 from feedbus.config.options import VAR
-from feedbus.config.partial_topology import Draft
 from feedbus.config.queue_options import MOST_PREFETCH
 from feedbus.config.ring_checks import weights_of
 from feedbus.config.server_options import BROKER_URL, CONSUMER_TIMEOUT_SECONDS

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from itertools import chain
 
 from feedbus.config.broker_argument_checks import check_arguments, check_exchange_arguments
+from feedbus.config.draft import Draft, Faults, Options
 from feedbus.config.external_checks import check_external
 from feedbus.config.key_paths import lookup
 from feedbus.config.name_checks import check_names
-from feedbus.config.partial_topology import Draft, Faults, Options
 from feedbus.config.problems import Fault
 from feedbus.config.ring_checks import check_buckets, check_weights
 from feedbus.config.routing_checks import (

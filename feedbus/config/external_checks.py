@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from feedbus.config.draft import INHERITED, RING, Draft, Faults
 from feedbus.config.key_paths import KeyPath
-from feedbus.config.partial_topology import INHERITED, RING, Draft, Faults
 from feedbus.config.problems import Fault
 
 KINDS = ("exchange", "queue")

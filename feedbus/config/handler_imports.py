@@ -13,10 +13,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from feedbus.config.draft import Draft
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.order_fields import check_order_field
 from feedbus.config.other_imports import cause_of, check_other_imports
-from feedbus.config.partial_topology import Draft
 from feedbus.config.problems import Fault
 from feedbus.config.schedule_messages import check_schedule_messages
 from feedbus.config.store_imports import StoreOffer, check_connections, check_store

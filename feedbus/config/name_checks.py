@@ -9,8 +9,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 
 from feedbus.broker_names import LOCK, OF_A_QUEUE, OF_AN_EXCHANGE, Role, role_of
+from feedbus.config.draft import Draft, Faults
 from feedbus.config.key_paths import KeyPath
-from feedbus.config.partial_topology import Draft, Faults
 from feedbus.config.problems import Fault
 from feedbus.topology import OPERATIONS
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from feedbus.config.partial_topology import Draft, Faults
+from feedbus.config.draft import Draft, Faults
 from feedbus.config.problems import NAMES_SHOWN, Fault
 from feedbus.errors import UsageError
 from feedbus.handling.annotations import file_and_line, name_of

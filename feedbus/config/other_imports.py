@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from feedbus.codecs import EXPECTED as EXPECTED_CODEC
 from feedbus.codecs import resolve_codec
+from feedbus.config.draft import Draft
 from feedbus.config.key_paths import KeyPath
-from feedbus.config.partial_topology import Draft
 from feedbus.config.problems import Fault
 from feedbus.config.store_imports import StoreOffer
 from feedbus.errors import UsageError

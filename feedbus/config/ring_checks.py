@@ -8,7 +8,7 @@ The checks yield faults: mistakes in the file, each with the path of the wrong v
 
 from __future__ import annotations
 
-from feedbus.config.partial_topology import RING, Draft, Faults, Options
+from feedbus.config.draft import RING, Draft, Faults, Options
 from feedbus.config.problems import Fault
 from feedbus.topology import MAX_BUCKETS
 

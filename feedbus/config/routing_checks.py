@@ -5,7 +5,7 @@ The checks yield faults: mistakes in the file, each with the path of the wrong v
 
 from __future__ import annotations
 
-from feedbus.config.partial_topology import Draft, Faults, Options
+from feedbus.config.draft import Draft, Faults, Options
 from feedbus.config.problems import Fault
 from feedbus.name_list import nearest
 from feedbus.wire.content_types import bare_type, is_known

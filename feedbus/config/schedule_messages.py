@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from feedbus.config.partial_topology import RING, Draft, Faults, Options
+from feedbus.config.draft import RING, Draft, Faults, Options
 from feedbus.config.problems import Fault
 from feedbus.config.schedule_options import receiving_queues
 from feedbus.errors import InvalidBody, Outage

@@ -13,9 +13,9 @@ from marshmallow import ValidationError
 from feedbus import topology
 from feedbus.config.base_option import Option
 from feedbus.config.broker_value_types import RoutingKey
+from feedbus.config.draft import RING, Draft, Faults, Options
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.option_types import Duration, Name, Text
-from feedbus.config.partial_topology import RING, Draft, Faults, Options
 from feedbus.config.problems import Fault, describe
 from feedbus.config.table_types import TableSchema
 from feedbus.cron import Cron, WrongCron

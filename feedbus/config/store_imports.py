@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from feedbus.config.draft import Draft
 from feedbus.config.key_paths import KeyPath
-from feedbus.config.partial_topology import Draft
 from feedbus.config.problems import Fault
 from feedbus.errors import UsageError
 from feedbus.handling.handlers import resolve_object

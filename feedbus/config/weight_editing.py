@@ -10,7 +10,7 @@ import tree_sitter_toml
 from tree_sitter import Language, Node, Parser
 
 from feedbus import config
-from feedbus.config.in_place_writing import overwrite
+from feedbus.config.overwriting import overwrite
 from feedbus.config.toml_positions import KEYS, decode, named, parts, write
 from feedbus.errors import TopologyError, UsageError
 from feedbus.topology import Topology
