@@ -115,6 +115,20 @@ def test_held_messages_reach_the_new_ring_if_an_operator_has_deleted_the_old_rin
     assert drained_by(last) == [1, 2]
 
 
+def test_messages_reach_the_ring_again_after_an_operator_has_deleted_the_entry(
+    make: Callable[..., System],
+) -> None:
+    system = make(sharded(3, batch=BATCH))
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        channel.exchange_delete(Names(system.topology).exchange("ring"))
+        declarations.declare_exchanges(channel, Names(system.topology))
+    publish(system, 1)
+    topology_setup.set_up(system.topology)
+    publish(system, 2)
+    assert drained_by(system.topology) == [1, 2]
+
+
 @pytest.mark.parametrize("has_earlier_ring", [True, False])
 @pytest.mark.parametrize("step", ["written", "disconnected"])
 def test_packs_stay_in_order_if_the_ring_is_connected_while_they_are_sent(

@@ -80,8 +80,12 @@ def switch_ring(
             RingState(wanted_generation, switch_complete=False), topology
         )
     elif same_ring(state.current, wanted_generation) and not state.disordered:
-        # An operator may have deleted queues of the ring. They are declared again.
+        # An operator may have deleted queues of the ring, or the entry. They are declared again.
+        # If the entry is new, it is not bound to the ring yet, so messages were held: they come
+        # before the messages that arrive after the binding.
         broker.declare_ring(channel, names, state.current)
+        append_held(channel, names, exchange, (state.current,))
+        _connect(channel, names, state.current)
         earlier_state, state = state, older_topology_files.with_newer_source(state, topology)
         if state != earlier_state:
             state = state_queues.write(channel, names, state)
