@@ -12,7 +12,14 @@ from typing import Protocol
 
 from feedbus import broker
 from feedbus.apply.drain_wait import LeavingQueues, await_drained, is_drained
-from feedbus.broker import declarations, inventory, locks, project_marks, timer_objects
+from feedbus.broker import (
+    declarations,
+    inventory,
+    locks,
+    project_marks,
+    staged_bindings,
+    timer_objects,
+)
 from feedbus.broker_names import Names, Role, has_role
 from feedbus.errors import UsageError
 from feedbus.generations import (
@@ -214,9 +221,12 @@ def _make(
     names, work = Names(topology), plan.work
     channel = connection.channel()
     project_marks.declare_marks(channel, topology)
-    for exchange in work.exchanges:
-        channel.exchange_delete(exchange)
-        exit_after_step("exchange-deleted")
+    for declared in topology.exchanges.values():
+        if names.exchange(declared.name) in work.exchanges:
+            staged = staged_bindings.prepare(channel, names, declared)
+            channel.exchange_delete(names.exchange(declared.name))
+            exit_after_step("exchange-deleted")
+            declarations.declare_exchange(channel, names, declared, staged=staged)
     declarations.declare_exchanges(channel, names)
     exit_after_step("exchanges-declared")
     if work.replaced and supervisor is not None:

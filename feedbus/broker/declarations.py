@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from feedbus.broker import lookups, queue_arguments, weight_padding
+from feedbus.broker import lookups, queue_arguments, staged_bindings, weight_padding
 from feedbus.broker.connecting import queue_written_seconds
 from feedbus.broker.differences import (
     explain_refusal,
@@ -59,6 +59,8 @@ def declare(channel: Channel, topology: Topology) -> None:
         declare_queue(channel, names, consumer, name)
         for key in queue_arguments.binding_keys(queue):
             channel.queue_bind(name, names.exchange(queue.exchange), key)
+    for exchange in topology.exchanges.values():
+        channel.exchange_delete(names.staged_bindings(exchange.name))
 
 
 def declare_exchanges(channel: Channel, names: Names) -> None:
@@ -76,8 +78,27 @@ def declare_exchanges(channel: Channel, names: Names) -> None:
     for exchange in names.topology.exchanges.values():
         if exchange.external_name:
             continue
-        with explain_refusal(names.exchange(exchange.name), replaceable=True):
-            _declare_exchange(channel, names, exchange)
+        exists = lookups.exchange_exists(channel.connection, names.exchange(exchange.name))
+        staged = not exists and staged_bindings.prepare(channel, names, exchange)
+        declare_exchange(channel, names, exchange, staged=staged)
+
+
+def declare_exchange(channel: Channel, names: Names, exchange: Exchange, *, staged: bool) -> None:
+    """Declare an exchange of a topology that is not external.
+
+    Args:
+        channel: a channel of the broker.
+        names: the names of the topology's objects on the broker.
+        exchange: the exchange.
+        staged: whether the exchange is new and has staged bindings, see staged_bindings.prepare().
+
+    Raises:
+        UsageError: the exchange exists with another type or other arguments.
+    """
+    with explain_refusal(names.exchange(exchange.name), replaceable=True):
+        _declare_exchange(channel, names, exchange)
+    if staged:
+        staged_bindings.connect(channel, names, exchange)
 
 
 def _declare_exchange(channel: Channel, names: Names, exchange: Exchange) -> None:

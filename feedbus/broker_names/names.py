@@ -11,6 +11,7 @@ BEFORE = ".before"
 WAITING = ".waiting"
 PARKED = ".parked"
 REMOVED = ".:removed"  # no name in a topology contains a colon
+STAGED = ".:staged"
 LOCK = "lock"  # the suffix of the name of the queue that locks a topology
 
 
@@ -290,6 +291,15 @@ class Names:
 
         """
         return f"{self.gate(consumer)}.held"
+
+    def staged_bindings(self, exchange: str) -> str:
+        """Return the name of the exchange that routes for a new exchange until it has its bindings.
+
+        Args:
+            exchange: the name of the new exchange in the topology.
+
+        """
+        return f"{self.exchange(exchange)}{STAGED}"
 
     def removed(self, queue: str) -> str:
         """Return the name of the exchange that marks a queue as removed from the topology.
