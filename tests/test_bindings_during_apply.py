@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedbus import broker
-from feedbus.broker_names import BEFORE, Names
+from feedbus.broker_names import Names
 from feedbus.clock import VirtualClock
 from feedbus.generations import topology_setup
 from feedbus.topic_patterns import topic_matches, words_of
@@ -138,8 +138,8 @@ def numbers_in(topology: Topology) -> dict[str, Counter[int]]:
     """Return the numbers of the messages that each queue of a topology has."""
     names, found = Names(topology), defaultdict[str, Counter[int]](Counter)
     with broker.connect(topology) as connection:
-        for name, suffix in itertools.product(topology.queues, ("", BEFORE)):
-            stored = f"{names.queue(topology.consumer(name))}{suffix}"
+        for name, name_of in itertools.product(topology.queues, (names.queue, names.before)):
+            stored = name_of(topology.consumer(name))
             if not broker.queue_exists(connection, stored):
                 continue
             channel = connection.channel()
