@@ -66,6 +66,7 @@ class SimulatedChannel(Channel):
             for each in sent:
                 queue = each.content.routing_key
                 network.note_request(each.message, partial(link.has_release, queue))
+            self._note_accepted(sent)
             network.overtakable += [each.message for each in before if self._is_refused(each)]
             self._outgoing[:0] = later
             divided = self._are_divided(sent, later)
@@ -90,6 +91,20 @@ class SimulatedChannel(Channel):
     def _is_refused(self, message: PublishedMessage) -> bool:
         """Whether a full queue has refused a message."""
         return Confirm("basic_nack", message.tag, multiple=False) in self._unreported
+
+    def _note_accepted(self, sent: Sequence[PublishedMessage]) -> None:
+        """Note which messages the broker has neither refused nor returned."""
+        refused = {
+            each.tag
+            for each in self._unreported
+            if isinstance(each, Confirm) and each.event == "basic_nack"
+        }
+        refused |= {each.outgoing.tag for each in self._unreported if isinstance(each, Returned)}
+        for each in sent:
+            if each.tag not in refused:
+                message_id = each.message.properties.get("message_id")
+                key = message_id or each.content.body, each.content.routing_key
+                self._network.note_accepted(key)
 
     def _are_divided(
         self, sent: Sequence[PublishedMessage], later: Sequence[PublishedMessage]

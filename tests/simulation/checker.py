@@ -24,6 +24,7 @@ def errors_of(system: System) -> list[str]:
     faults = [f"{name}: {type(e).__name__}: {e}" for name, e in system.scheduler.failures]
     faults += system.network.refused_acknowledgements
     faults += done.at_once + done.early + done.forgotten + done.shared_ids + done.republished
+    faults += done.lost_messages
     faults += unfounded(system, letters)
     if scenario.schedulers:
         faults += schedule_errors(system)

@@ -61,6 +61,8 @@ class History:
         confirmed_rows: by process, the rows of the outbox that it published itself, and whose
             confirms it knows.
         republished: faults of such rows that their process published again.
+        lost_messages: faults of messages that feedbus takes for sent, and that the broker has not
+            accepted.
 
     """
 
@@ -91,6 +93,7 @@ class History:
     shared_ids: list[str] = field(default_factory=list)
     confirmed_rows: set[tuple[object, int]] = field(default_factory=set)
     republished: list[str] = field(default_factory=list)
+    lost_messages: list[str] = field(default_factory=list)
 
     def note_id(self, queue: str, message_id: str, record: Record) -> None:
         """Note the message id of a record that a handler has got."""

@@ -22,6 +22,8 @@ APPLY_CUT_SHARE = 0.15  # of those of an apply, which sends few
 PROMPT_ANSWERS = 0.7  # of the confirms that come back together
 LINGER_SHARE = 0.3  # of the changes of exchanges, queues or bindings
 
+MessageKey = tuple[str | bytes, str]  # the message id, or the body without one; the routing key
+
 
 @dataclass(eq=False)
 class Sending:
@@ -82,6 +84,7 @@ class Network:
         lost: processes whose host loses its power: the broker notices their end late.
         kept: the queue, the content type and the body of each message that the broker keeps for a
             killed process, until it notices that the process sends no heartbeats.
+        accepted_count: how many messages the broker has accepted.
 
     """
 
@@ -104,6 +107,8 @@ class Network:
         self.late_blocks: dict[str, int] = {}
         self.lost: set[Process | None] = set()
         self.kept: list[tuple[str, str, bytes]] = []
+        self.accepted_count = 0
+        self._accepted: dict[MessageKey, int] = {}  # the number of the last one with each key
 
     def chance(self, share: float) -> bool:
         """Whether a fault happens now that happens in a share of the cases."""
@@ -151,6 +156,15 @@ class Network:
             if is_requeued or (is_dropped and not is_kept(message_id)):
                 self.scheduler.note(f"THE MESSAGE THAT BLOCKS {message_id} ARRIVES LATE")
                 self.late_blocks[message_id] = now
+
+    def note_accepted(self, key: MessageKey) -> None:
+        """Note that the broker has accepted a message."""
+        self._accepted[key] = self.accepted_count
+        self.accepted_count += 1
+
+    def has_accepted(self, key: MessageKey, begin: int) -> bool:
+        """Whether the broker has accepted a message with a key since a value of accepted_count."""
+        return self._accepted.get(key, -1) >= begin
 
     def linger(self) -> None:
         """Let a change of exchanges, queues or bindings stand alone for a while, now and then."""

@@ -48,6 +48,7 @@ from tests.simulation.reached import (
 from tests.simulation.replacing import replaced
 from tests.simulation.scenario import BROKER, Scenario, topology_of
 from tests.simulation.scheduler import Scheduler
+from tests.simulation.sent_messages import checked_sending
 from tests.simulation.store import Database
 from tests.simulation.system import System
 from tests.simulation.threads import simulated_locks
@@ -101,6 +102,7 @@ def _simulate(seed: int, *, tracing: bool) -> Outcome:
                 noted_moves(system),
                 noted_pauses(system),
                 noted_rows(system),
+                checked_sending(system),
                 slow_switches(system),
                 struck_landmarks(system),
                 opposed(system),
