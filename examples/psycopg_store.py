@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import psycopg
 
 from feedbus.errors import StoreOutage
-from feedbus.store.sql import SqlStore
+from feedbus.store.sql import SqlStore, refuse_failed_transaction
 from feedbus.store.tables import Cursor
 from feedbus.topology import Topology
 
@@ -42,6 +42,8 @@ class PsycopgStore(SqlStore):
             with connection.transaction():
                 yield connection
                 connection.fileno()  # raises if the handler has closed it
+                status = connection.info.transaction_status
+                refuse_failed_transaction(status, "connection.transaction()")
         except psycopg.Error as error:
             if not self.is_outage(error):
                 raise

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import peewee
+import psycopg
 import sqlalchemy
 from sqlalchemy import text
 
@@ -33,6 +36,7 @@ class Made:
     again: Callable[[str], Store]
     execute: Callable[[Any, str], Any]
     close: Callable[[Any], None]
+    savepoint: Callable[[Any], AbstractContextManager[Any]]
 
     def effect(self, session: Any, number: int) -> None:
         self.execute(session, f"INSERT INTO effects VALUES ({number})")
@@ -52,6 +56,13 @@ CLOSERS: dict[str, Callable[[Any], None]] = {
     "sqlalchemy": lambda session: session.connection().connection.dbapi_connection.close(),
     "psycopg": lambda connection: connection.close(),
 }
+SAVEPOINTS: dict[str, Callable[[Any], AbstractContextManager[Any]]] = {
+    "peewee": lambda database: database.atomic(),
+    "sqlalchemy": lambda session: session.begin_nested(),
+    "psycopg": lambda connection: connection.transaction(),
+}
+# The errors of a statement that a handler may catch.
+ERRORS = (peewee.DatabaseError, sqlalchemy.exc.DBAPIError, psycopg.Error)
 MAKERS: dict[str, tuple[Callable[[str, str], Store], Callable[[Any, str], Any]]] = {
     "peewee": (PeeweeStore, lambda database, sql: database.execute_sql(sql)),
     "sqlalchemy": (

@@ -13,14 +13,23 @@ from typing import Any
 
 import pytest
 
-from feedbus.errors import Outage, StoreOutage
+from feedbus.errors import Outage, StoreOutage, UsageError
 from feedbus.handling.handlers import Handler
 from feedbus.handling.parameters import Given
 from feedbus.handling.resources import Resources
 from feedbus.store import Store
 from feedbus.store.outages import is_connection_loss
 from tests.projects import PATIENCE_SECONDS
-from tests.stores import CLOSERS, MAKERS, ON_POSTGRES, PLAIN, Made, PsycopgStore
+from tests.stores import (
+    CLOSERS,
+    ERRORS,
+    MAKERS,
+    ON_POSTGRES,
+    PLAIN,
+    SAVEPOINTS,
+    Made,
+    PsycopgStore,
+)
 from tests.systems import Numbered
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +51,7 @@ def made(request, postgres_servers, tmp_path) -> Iterator[Made]:
     store.set_up()
     with store.transaction() as session:
         execute(session, "CREATE TABLE effects (n integer PRIMARY KEY)")
-    yield Made(store, again, execute, CLOSERS[kind])
+    yield Made(store, again, execute, CLOSERS[kind], SAVEPOINTS[kind])
     for each in opened:
         each.close()
     if server is not None:
@@ -214,6 +223,70 @@ def test_what_a_message_does_wrong_is_no_outage(made):
     assert made.effects() == []
 
 
+def test_a_statement_whose_error_is_caught_loses_the_transaction_on_postgres_only_with_an_error(
+    made,
+):
+    def insert_twice() -> None:
+        with made.store.transaction() as session:
+            made.store.inbox.add_new("work", ["a"])
+            made.effect(session, 1)
+            with contextlib.suppress(*ERRORS):
+                made.effect(session, 1)
+
+    if made.store.dialect == "sqlite":  # it rolls back only the statement
+        insert_twice()
+        assert made.effects() == [1]
+        return
+    with pytest.raises(UsageError, match="has failed, and its error was caught") as raised:
+        insert_twice()
+    assert not made.store.is_outage(raised.value)
+    assert (made.effects(), made.store.inbox.seen("work", ["a"])) == ([], [])
+    with made.store.transaction() as session:
+        made.effect(session, 2)
+        with contextlib.suppress(*ERRORS), made.savepoint(session):
+            made.effect(session, 2)
+    assert made.effects() == [2]
+
+
+def test_a_transaction_that_a_statement_has_ended_on_sqlite_leaves_nothing(made):
+    if made.store.dialect == "postgresql":
+        return  # PostgreSQL has no such statement
+
+    def end(*, fails: bool) -> None:
+        with made.store.transaction() as session:
+            made.store.inbox.add_new("work", ["a"])
+            with contextlib.suppress(*ERRORS):
+                made.execute(session, "INSERT OR ROLLBACK INTO effects VALUES (1), (1)")
+            with contextlib.suppress(UsageError):
+                made.effect(session, 2)
+            if fails:
+                raise ZeroDivisionError
+
+    with pytest.raises(UsageError, match="has ended this transaction"):
+        end(fails=False)
+    with pytest.raises(ZeroDivisionError):
+        end(fails=True)
+    assert (made.effects(), made.store.inbox.seen("work", ["a"])) == ([], [])
+    with made.store.transaction() as session:
+        made.effect(session, 3)
+    assert made.effects() == [3]
+
+
+@pytest.mark.parametrize("first", ["no SQL", "INSERT INTO effects VALUES (1), (1)"])
+def test_after_a_first_statement_that_fails_the_others_are_not_committed_alone(made, first):
+    def fail() -> None:
+        with made.store.transaction() as session:
+            with contextlib.suppress(*ERRORS):
+                made.execute(session, first)
+            with contextlib.suppress(*ERRORS):
+                made.effect(session, 2)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert made.effects() == []
+
+
 def test_a_missing_table_is_an_outage_that_says_what_to_do(made):
     with pytest.raises(StoreOutage, match="tables are missing"):  # noqa: SIM117 -- one is expected
         with made.store.transaction() as session:
@@ -308,5 +381,5 @@ def test_a_handler_is_given_the_session_by_its_annotation(made):
 
 def test_the_example_of_a_store_of_ones_own_is_short_and_shown_whole():
     text = Path(sys.modules[PsycopgStore.__module__].__file__).read_text()
-    assert len(text.splitlines()) <= 64
+    assert len(text.splitlines()) <= 66
     assert f"```python\n{text}```" in (ROOT / "docs/how-to/database.md").read_text()

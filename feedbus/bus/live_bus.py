@@ -254,7 +254,9 @@ class LiveBus(Bus):
 
         Raises:
             UsageError: the topology has no [store], or this thread has begun a transaction of the
-                store without this method. The bus does not know when that transaction commits.
+                store without this method. The bus does not know when that transaction commits. Or
+                the block has caught the error of a statement that PostgreSQL answers with a
+                rollback of the whole transaction.
             StoreOutage: the store became unavailable. If the connection was lost during the commit,
                 it is unknown whether the store has committed, so the block must be idempotent. In
                 all other cases, nothing was committed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from feedbus.errors import Outage, StoreOutage
 from feedbus.printable import one_line
@@ -45,6 +45,7 @@ POSTGRES_TIMEOUTS = {
     "57014",  # a statement timeout
     "55P03",  # a lock timeout
 }
+POSTGRES_ABORTED = "25P02"  # an earlier statement of the transaction has failed
 POSTGRES_NO_TABLE = "42P01"
 # PostgreSQL also sends the code 42501 if a row security policy refuses a row, which a message may
 # cause. Only the name of the server's function distinguishes this case from a missing privilege.
@@ -79,9 +80,20 @@ def is_timeout(error: BaseException) -> bool:
 
     These are the settings statement_timeout and lock_timeout.
     """
+    return _has_code(error, POSTGRES_TIMEOUTS)
+
+
+def is_in_aborted_transaction(error: BaseException) -> bool:
+    """Whether PostgreSQL has refused a statement because an earlier one in the transaction failed.
+
+    So the error of the earlier statement was caught.
+    """
+    return _has_code(error, {POSTGRES_ABORTED})
+
+
+def _has_code(error: BaseException, codes: Collection[str]) -> bool:
     return any(
-        _library(each) in POSTGRES_DRIVERS and _code(each) in POSTGRES_TIMEOUTS
-        for each in _causes(error)
+        _library(each) in POSTGRES_DRIVERS and _code(each) in codes for each in _causes(error)
     )
 
 

@@ -196,6 +196,8 @@ class Store(Protocol):
             StoreOutage: the store became unavailable. If the connection was lost during the commit,
                 it is unknown whether the store has committed, so the block must be idempotent. In
                 all other cases, nothing was committed.
+            UsageError: a statement of the block has failed or has ended the transaction, and the
+                block has caught its error. Then the database would not commit the whole block.
 
         """
 

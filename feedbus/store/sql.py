@@ -12,11 +12,17 @@ from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import StoreOutage, UsageError
 from feedbus.store.inbox_table import SqlInbox
 from feedbus.store.migrations import is_up_to_date, upgrade
-from feedbus.store.outages import describe, is_outage, is_timeout
+from feedbus.store.outages import (
+    describe,
+    is_in_aborted_transaction,
+    is_outage,
+    is_timeout,
+)
 from feedbus.store.outbox_table import SqlOutbox
 from feedbus.store.process_locks import advisory_lock, file_lock
 from feedbus.store.tables import Cursor, Dialect
 
+ABORTED = 3  # libpq's status of a transaction in which a statement has failed, PQTRANS_INERROR
 SET_UP_SECONDS = 60.0  # the time limit of the wait while another process sets up the tables
 
 
@@ -32,6 +38,51 @@ def cannot_end_transaction(call: str, savepoint: str) -> str:
         f"{call}() inside a transaction of the store: remove this call, because the store commits"
         " when the handler or the block returns, and rolls back when the handler or the block"
         f" raises; to roll back a part of the transaction, use {savepoint}"
+    )
+
+
+def refuse_failed_transaction(status: int, savepoint: str) -> None:
+    """Raise UsageError if PostgreSQL has aborted a transaction that is to be committed.
+
+    PostgreSQL aborts a transaction when one of its statements fails. It answers the COMMIT of such
+    a transaction without an error, but rolls back. If a handler has caught the error of the
+    statement, the handler returns as if it had succeeded. So a store calls this function before it
+    commits.
+
+    Args:
+        status: the status of the transaction, as libpq numbers it: `info.transaction_status` of a
+            connection of psycopg2 or psycopg.
+        savepoint: the call that makes a savepoint, as the alternative.
+
+    Raises:
+        UsageError: a statement has failed, and none of its effects can be committed.
+    """
+    if status == ABORTED:
+        raise _aborted_transaction(savepoint)
+
+
+def _aborted_transaction(savepoint: str = "a savepoint") -> UsageError:
+    return UsageError(
+        "a statement in this transaction of the store has failed, and its error was caught:"
+        " PostgreSQL rolls back the whole transaction; raise the error again, or execute the"
+        f" statement in a block of {savepoint}, which rolls back only this block"
+    )
+
+
+def ended_transaction(savepoint: str) -> UsageError:
+    """Return the error for a transaction of the store that one of its statements has ended.
+
+    On SQLite, `INSERT OR ROLLBACK` and RAISE(ROLLBACK) in a trigger roll back the transaction when
+    they fail. COMMIT and ROLLBACK, executed as statements, end it, too.
+
+    Args:
+        savepoint: the call that makes a savepoint, as the alternative.
+
+    """
+    return UsageError(
+        "a statement has ended this transaction of the store, such as COMMIT, ROLLBACK, or INSERT"
+        " OR ROLLBACK that failed: only the store may end it; to roll back a part of the"
+        f" transaction, use {savepoint}"
     )
 
 
@@ -62,10 +113,13 @@ class OwnStatements:
 
         Raises:
             StoreOutage: PostgreSQL has ended the statement because of its time limit.
+            UsageError: an earlier statement of the transaction has failed on PostgreSQL.
         """
         try:
             return self._store.execute(sql, parameters)
         except Exception as error:
+            if is_in_aborted_transaction(error):
+                raise _aborted_transaction() from error
             if not is_timeout(error):
                 raise
             msg = (
@@ -137,6 +191,8 @@ class SqlStore(ABC):
             StoreOutage: the store became unavailable. If the connection was lost during the commit,
                 it is unknown whether the store has committed, so the block must be idempotent. In
                 all other cases, nothing was committed.
+            UsageError: a statement of the block has failed or has ended the transaction, and the
+                block has caught its error. Then the database would not commit the whole block.
         """
 
     @abstractmethod

@@ -6,19 +6,25 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from sqlalchemy import Connection, Engine, TextClause, event, exc, text
+from sqlalchemy import Connection, Engine, ExceptionContext, TextClause, event, exc, text
 from sqlalchemy.orm import Session
 
 from feedbus.clock import Waiting
 from feedbus.errors import Outage, StoreOutage, UsageError
 from feedbus.store.outages import is_outage
-from feedbus.store.sql import SqlStore, cannot_end_transaction
+from feedbus.store.sql import (
+    ABORTED,
+    SqlStore,
+    cannot_end_transaction,
+    ended_transaction,
+    refuse_failed_transaction,
+)
 from feedbus.store.sqlite_write_lock import LOCK_TIMEOUT_SECONDS, WriteLock
 from feedbus.store.stale_server_sessions import StaleServerSessions, session_of
 from feedbus.store.tables import Cursor, Dialect
@@ -26,6 +32,14 @@ from feedbus.store.tables import Cursor, Dialect
 # SQLAlchemy's pool keeps a dictionary `info` for each connection. The dictionary has the session of
 # the connection on the server under this key.
 SERVER_SESSION = "feedbus_server_session"
+# This key is in the dictionary while a transaction is over in SQLite, because a statement ended it.
+HAS_ENDED = "feedbus_has_ended"
+SAVEPOINT = "session.begin_nested()"
+AUTOCOMMIT = (
+    '[store] engine: expected an engine with transactions, got isolation_level="AUTOCOMMIT", with'
+    " which each statement is committed alone: remove it, and use another engine where a program"
+    " needs it"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +94,7 @@ class StoreSession(Session):
         self._refuse("close")
 
     def _refuse(self, name: str) -> NoReturn:
-        raise UsageError(cannot_end_transaction(f"session.{name}", "session.begin_nested()"))
+        raise UsageError(cannot_end_transaction(f"session.{name}", SAVEPOINT))
 
 
 class SqlAlchemyStore(SqlStore):
@@ -93,7 +107,8 @@ class SqlAlchemyStore(SqlStore):
             the wait does not count for the time limit of a handler.
 
     Raises:
-        UsageError: the engine is asynchronous, or is not for SQLite or PostgreSQL.
+        UsageError: the engine is asynchronous, is not for SQLite or PostgreSQL, or commits each
+            statement on PostgreSQL (isolation_level="AUTOCOMMIT").
     """
 
     session_type = Session
@@ -108,7 +123,8 @@ class SqlAlchemyStore(SqlStore):
                 feedbus.clock.Waiting.
 
         Raises:
-            UsageError: the engine is asynchronous, or is not for SQLite or PostgreSQL.
+            UsageError: the engine is asynchronous, is not for SQLite or PostgreSQL, or commits each
+                statement on PostgreSQL (isolation_level="AUTOCOMMIT").
 
         """
         dialects: dict[str, Dialect] = {"sqlite": "sqlite", "postgresql": "postgresql"}
@@ -119,13 +135,17 @@ class SqlAlchemyStore(SqlStore):
                 f" {engine.dialect.name}+{engine.dialect.driver}"
             )
             raise UsageError(msg)
+        if dialect == "postgresql" and _isolation_level(engine) == "AUTOCOMMIT":
+            raise UsageError(AUTOCOMMIT)
         name = engine.url.database
         in_file = dialect == "sqlite" and name not in {None, "", ":memory:"}
         file = Path(str(name)).absolute() if in_file else None
         super().__init__(project, engine.url.render_as_string(), dialect, file)
         self.engine = engine
-        if dialect == "postgresql":
-            _end_stale_sessions(engine)
+        if engine not in _watched:
+            _watched.add(engine)
+            watch = _notice_ended_transactions if dialect == "sqlite" else _end_stale_sessions
+            watch(engine)
         self._waiting = waiting
         self._local = threading.local()
 
@@ -144,6 +164,8 @@ class SqlAlchemyStore(SqlStore):
             StoreOutage: the store became unavailable. If the connection was lost during the commit,
                 it is unknown whether the store has committed, so the block must be idempotent. In
                 all other cases, nothing was committed.
+            UsageError: a statement of the block has failed or has ended the transaction, and the
+                block has caught its error.
 
         """
         if self._session is not None:
@@ -152,11 +174,13 @@ class SqlAlchemyStore(SqlStore):
         write_lock = WriteLock(f"{self._file}.turn") if self._file is not None else None
         try:
             with StoreSession.open_session(self.engine) as session:
-                if self.dialect == "sqlite":
-                    event.listen(session, "after_begin", self._begin_of(write_lock))
+                begun: list[Connection] = []  # the connection, after the first statement
+                event.listen(session, "after_begin", self._begin_of(write_lock, begun))
                 self._local.session = session
                 with session.begin(), self._rolled_back(session):
                     yield session
+                    for connection in begun:
+                        _check_open(connection)
         except Exception as error:
             if not self.is_outage(error):
                 raise
@@ -225,7 +249,9 @@ class SqlAlchemyStore(SqlStore):
         session: Session | None = getattr(self._local, "session", None)
         return session
 
-    def _begin_of(self, write_lock: WriteLock | None) -> Callable[..., None]:
+    def _begin_of(
+        self, write_lock: WriteLock | None, begun: list[Connection]
+    ) -> Callable[..., None]:
         """Return a listener for `after_begin` that begins a write transaction of SQLite.
 
         SQLAlchemy sends the event `after_begin` before the first statement of a session.
@@ -233,20 +259,87 @@ class SqlAlchemyStore(SqlStore):
         Python's sqlite3 would begin a transaction only before the first statement that writes. If
         the handler has read before, and another transaction writes in between, SQLite refuses the
         statement immediately, without waiting.
+
+        On PostgreSQL, the driver begins the transaction. The listener checks that it does.
+
+        Args:
+            write_lock: the lock of the SQLite file; None without a file.
+            begun: gets the connection of the transaction.
         """
 
         def begin(_session: Session, _transaction: Any, connection: Connection) -> None:
-            raw = connection.connection.dbapi_connection
+            if connection in begun:
+                return  # a savepoint
+            raw: Any = connection.connection.dbapi_connection
+            if self.dialect == "postgresql" and raw.autocommit:
+                raise UsageError(AUTOCOMMIT)
             if isinstance(raw, sqlite3.Connection) and not raw.in_transaction:
                 with self._waiting():
                     if write_lock is not None:
                         write_lock.acquire(LOCK_TIMEOUT_SECONDS)
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
+            connection.info.pop(HAS_ENDED, None)
+            begun.append(connection)
 
         return begin
 
 
+def _isolation_level(engine: Engine) -> object:
+    """Return the isolation level that the program has set for an engine; None if it set none."""
+    set_by_create_engine = getattr(engine.dialect, "_on_connect_isolation_level", None)
+    return engine.get_execution_options().get("isolation_level", set_by_create_engine)
+
+
+def _check_open(connection: Connection) -> None:
+    """Check that the transaction of a connection can be committed.
+
+    Raises:
+        UsageError: a statement has failed or has ended the transaction, so that its effects cannot
+            be committed.
+
+    """
+    if connection.closed or connection.invalidated:
+        return  # the commit reports it
+    raw: Any = connection.connection.dbapi_connection
+    if not isinstance(raw, sqlite3.Connection):
+        refuse_failed_transaction(_status(raw), SAVEPOINT)
+    elif connection.info.get(HAS_ENDED) or not raw.in_transaction:
+        raise ended_transaction(SAVEPOINT)
+
+
+def _status(connection: Any) -> int:
+    """Return the status of the transaction of a driver's connection, as libpq numbers it.
+
+    Args:
+        connection: a connection of psycopg2, of psycopg, or of pg8000. pg8000 has no such number,
+            only the letter that the server has sent.
+
+    """
+    letter = getattr(connection, "_transaction_status", None)
+    if letter is not None:
+        return ABORTED if letter == b"E" else 0
+    return int(connection.info.transaction_status)
+
+
 _watched: weakref.WeakSet[Engine] = weakref.WeakSet()  # engines with the listeners below
+
+
+def _notice_ended_transactions(engine: Engine) -> None:
+    """Add a listener to an engine of SQLite that notices that a failed statement rolled back.
+
+    Python's sqlite3 begins a new transaction before the next statement that writes. So the end of
+    the first transaction cannot be seen later.
+    """
+
+    @event.listens_for(engine, "handle_error")
+    def failed(context: ExceptionContext) -> None:
+        connection = context.connection
+        if connection is None or connection.closed or connection.invalidated:
+            return
+        raw = connection.connection.dbapi_connection
+        with suppress(sqlite3.ProgrammingError):  # a handler has closed it
+            if isinstance(raw, sqlite3.Connection) and not raw.in_transaction:
+                connection.info[HAS_ENDED] = True
 
 
 def _end_stale_sessions(engine: Engine) -> None:
@@ -255,9 +348,6 @@ def _end_stale_sessions(engine: Engine) -> None:
     A connection is dropped if SQLAlchemy invalidates it. Its session on the server can stay open.
     The next connection that the engine opens ends this session. See StaleServerSessions.
     """
-    if engine in _watched:
-        return
-    _watched.add(engine)
     stale = StaleServerSessions()
 
     @event.listens_for(engine, "connect")

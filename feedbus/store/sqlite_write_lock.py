@@ -40,11 +40,15 @@ class WriteLock:
     def acquire(self, timeout_seconds: float) -> bool:
         """Wait for the lock, at most timeout_seconds; return whether this connection holds it.
 
+        If this connection holds the lock already, the method does nothing.
+
         After False, the caller may still begin a transaction: SQLite's own lock protects the file.
 
         Raises:
             OSError: the lock file cannot be created or opened.
         """
+        if self._descriptor is not None:
+            return True
         handle = open_private(self._path, os.O_CREAT | os.O_RDWR)
         if not try_lock(handle):
             return self._wait(handle, timeout_seconds)

@@ -11,7 +11,9 @@ import peewee
 
 from feedbus.errors import UsageError
 from feedbus.store.outages import is_outage
-from feedbus.store.sql import cannot_end_transaction
+from feedbus.store.sql import cannot_end_transaction, ended_transaction
+
+SAVEPOINT = "database.atomic()"
 
 
 class Database(peewee.Database):
@@ -92,6 +94,7 @@ class Database(peewee.Database):
 
         peewee calls it. The arguments are ignored.
         """
+        self._local.has_ended = False
         self._begin_with_next(True)
 
     @contextmanager
@@ -111,10 +114,15 @@ class Database(peewee.Database):
         """Commit if any statement was executed in the transaction; peewee calls it.
 
         Raises:
-            UsageError: the store's own transaction is running, which only the store may end.
+            UsageError: the store's own transaction is running, which only the store may end; or a
+                statement has failed or has ended the transaction, so its effects are not committed.
         """
         self._check_owner("commit")
+        if getattr(self._local, "has_ended", False):
+            raise ended_transaction(SAVEPOINT)
         if not self._begin_with_next(False):
+            if not self.lost():
+                self._check_open()
             super().commit()
 
     def rollback(self) -> None:
@@ -127,6 +135,7 @@ class Database(peewee.Database):
             UsageError: the store's own transaction is running, which only the store may end.
         """
         self._check_owner("rollback")
+        self._local.has_ended = False
         if not self._begin_with_next(False) and self._begun():
             try:
                 super().rollback()
@@ -137,7 +146,7 @@ class Database(peewee.Database):
 
     def _check_owner(self, name: str) -> None:
         if getattr(self._local, "kept_whole", False):
-            raise UsageError(cannot_end_transaction(f"database.{name}", "database.atomic()"))
+            raise UsageError(cannot_end_transaction(f"database.{name}", SAVEPOINT))
 
     def connection(self) -> Any:
         """Return the driver's connection of this thread, such as a sqlite3.Connection.
@@ -146,7 +155,7 @@ class Database(peewee.Database):
         reason: the caller can execute statements on the connection without this class.
         """
         if self._begin_with_next(False):
-            self._begin_and_execute("SELECT 1", ())
+            self._begin("SELECT 1", ())
         return super().connection()
 
     def lost(self) -> bool:
@@ -155,7 +164,17 @@ class Database(peewee.Database):
 
     def _begun(self) -> bool:
         """Whether this thread has an open transaction in the database."""
-        return not self.lost()
+        raise NotImplementedError
+
+    def _check_open(self) -> None:
+        """Check that the transaction that has begun in the database can be committed.
+
+        Raises:
+            UsageError: a statement has failed or has ended the transaction, so that its effects
+                cannot be committed.
+        """
+        if not self._begun():
+            raise ended_transaction(SAVEPOINT)
 
     def _begin_with_next(self, begins: bool) -> bool:  # noqa: FBT001 -- the argument is a state
         """Set whether this thread's next statement begins a transaction; return the old value."""
@@ -177,21 +196,48 @@ class Database(peewee.Database):
         finally:
             state.transactions = transactions
 
+    def _begin(self, sql: str, params: Any, **options: Any) -> Any:
+        """Begin a transaction in the database, and execute its first statement.
+
+        If the database has no transaction after an error, the next statement begins one. Otherwise,
+        a caller that catches the error would execute the next statements without a transaction.
+        """
+        if getattr(self._local, "has_ended", False):
+            self._begin_with_next(True)
+            raise ended_transaction(SAVEPOINT)
+        try:
+            return self._begin_and_execute(sql, params, **options)
+        except BaseException:
+            if not self._begun():
+                self._begin_with_next(True)
+            raise
+
     def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
-        """Begin a transaction in the database, and execute its first statement."""
+        """Do the work of _begin() for one kind of database."""
         raise NotImplementedError
 
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
         if self._begin_with_next(False):
-            return self._begin_and_execute(sql, params, **options)
+            return self._begin(sql, params, **options)
         try:
-            return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]  # internal, not in the stubs
+            return self._execute(sql, params, **options)
         except peewee.PeeweeException as error:
-            if self.in_transaction() or not is_outage(error):
+            if self.in_transaction():
+                if not (self.lost() or self._begun()):
+                    # The statement has rolled back the transaction. Each later statement is
+                    # refused, because it would be executed without a transaction.
+                    self._local.has_ended = True
+                    self._begin_with_next(True)
+                raise
+            if not is_outage(error):
                 raise
             lost = self.lost()
             self.discard()
             if not (lost and sql.lstrip()[:6].upper() == "SELECT"):
                 raise
         # A read outside of a transaction can safely be repeated on a new connection.
+        return self._execute(sql, params, **options)
+
+    def _execute(self, sql: str, params: Any, **options: Any) -> Any:
+        """Execute a statement, in the transaction that has begun in the database, if any."""
         return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]  # internal, not in the stubs

@@ -9,7 +9,8 @@ from typing import Any
 import peewee
 
 from feedbus.process.fork_safety import close_in_forks
-from feedbus.store.peewee.lazy_transactions import Database
+from feedbus.store.peewee.lazy_transactions import SAVEPOINT, Database
+from feedbus.store.sql import refuse_failed_transaction
 from feedbus.store.stale_server_sessions import StaleServerSessions, session_of
 from feedbus.urls import StoreUrl
 
@@ -24,6 +25,7 @@ POSTGRES_SETTINGS = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "30s",
 }
+IDLE = 0  # libpq's status of a connection without a transaction, PQTRANS_IDLE
 SETTING_GIVEN = re.compile(r"(?:-c\s*|--)(\w+)\s*=")  # a setting in libpq's options
 
 
@@ -95,18 +97,25 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
         """Whether this thread's connection is closed, by this process or by the server."""
         return super().lost() or bool(self.connection().closed)
 
+    def _begun(self) -> bool:
+        return not self.lost() and self.connection().info.transaction_status != IDLE
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        refuse_failed_transaction(self.connection().info.transaction_status, SAVEPOINT)
+
     def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
         sql = f"BEGIN; {sql}"
         if self.is_closed():
             self._connect_within()
         try:
-            return self._execute_cursor(sql, params, **options)
+            return self._execute(sql, params, **options)
         except (peewee.OperationalError, peewee.InterfaceError):
             if not self.lost():
                 raise
         # The transaction had no statement yet. So no effect is lost by beginning it again.
         self._connect_within()
-        return self._execute_cursor(sql, params, **options)
+        return self._execute(sql, params, **options)
 
 
 def make_postgresql(url: StoreUrl, application_name: str) -> PostgresDatabase:

@@ -98,7 +98,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
             except BaseException:
                 write_lock.release()
                 raise
-        return self._execute_cursor(sql, params, **options)
+        return self._execute(sql, params, **options)
 
     def commit(self) -> None:
         """Commit, and let the next waiting transaction write; peewee calls it.
@@ -133,7 +133,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
 
     def _begun(self) -> bool:
         # SQLite ends a transaction by itself when the disk is full.
-        return super()._begun() and bool(self.connection().in_transaction)
+        return not self.lost() and bool(self.connection().in_transaction)
 
     def _write_lock(self) -> WriteLock:
         if not hasattr(self._local, "write_lock"):
