@@ -57,3 +57,18 @@ def test_projects_whose_names_meet_are_refused_whichever_comes_first(
     topology_setup.set_up(replace(system.topology, queues={"us.work": queue("us.work")}))
     with pytest.raises(UsageError, match="another project on the broker has exchanges or queues"):
         topology_setup.set_up(beside(system, queue(), word="us"))
+
+
+@pytest.mark.parametrize("shards", [0, 2])
+def test_a_project_that_is_named_like_a_queue_of_another_is_refused_whichever_comes_first(
+    make: Callable[..., System], shards: int
+) -> None:
+    system = make(sharded(2) if shards else queue("shard"))
+    refused = "another project on the broker has exchanges or queues"
+    for word in ("shard", "ring") if shards else ("shard",):
+        with pytest.raises(UsageError, match=refused):
+            topology_setup.set_up(beside(system, queue(), word=word))
+    topology_setup.set_up(beside(system, queue("dead"), word="mail"))
+    topology_setup.set_up(beside(system, queue("dead"), word="mail"))
+    with pytest.raises(UsageError, match=r"'mail' in topology.toml: .*rename one of them"):
+        inventory.read_inventory(system.changed(queue("mail")))

@@ -55,13 +55,16 @@ def read_inventory(topology: Topology) -> Inventory:
 
     Raises:
         BrokerOutage: the broker is unavailable, or the embedded broker's file cannot be read.
-        UsageError: RabbitMQ's management API does not answer, or refuses this user.
+        UsageError: RabbitMQ's management API does not answer, or refuses this user; or another
+            project is named like a queue or a hash exchange of this project.
     """
     prefix, names = f"{topology.name}.", Names(topology)
     exchanges = {one.external_name for one in topology.exchanges.values()} - {""}
     queues = {one.external_name for one in topology.queues.values()} - {""}
     survey = select_broker(topology).survey((prefix, *queues))
-    others = project_marks.other_prefixes(topology, (one.name for one in survey.exchanges))
+    all_exchanges = [one.name for one in survey.exchanges]
+    project_marks.refuse_shared_prefixes(topology, all_exchanges)
+    others = project_marks.other_prefixes(topology, all_exchanges)
 
     def own(name: str) -> bool:
         return name.startswith(prefix) and not name.startswith((*others, names.hosts))

@@ -4,6 +4,11 @@ The name of everything that a project has on a broker begins with the project's 
 one project is called `shop` and another one `shop.eu`, all names of `shop.eu` begin with both
 prefixes. To detect such projects, each project declares marks. A mark is an exchange without
 bindings. The name of a mark contains a colon, which no name in a topology contains.
+
+If the project `shop` has a queue `mail`, the names of the auxiliary objects of this queue, such as
+`shop.mail.dead`, begin with the prefix of a project `shop.mail`. There is no mark for each queue.
+So these projects are refused in two places: refuse_shared_prefixes() refuses `shop`, if a list of
+all exchanges is available, and declare_marks() refuses `shop.mail`.
 """
 
 from __future__ import annotations
@@ -13,8 +18,9 @@ from collections.abc import Iterable, Iterator
 from feedbus.broker import lookups
 from feedbus.errors import UsageError
 from feedbus.topology import Topology
-from feedbus.wire.amqp_protocols import Channel
+from feedbus.wire.amqp_protocols import Channel, Connection
 
+REMEDY = "rename one of them, or give each project its own virtual host"
 PROJECT = ".:project"  # a mark `shop.:project` means: there is a project named `shop`
 PART = ".:part"  # a mark `shop.eu.:part` means: another project may not be named `shop.eu`
 
@@ -43,23 +49,47 @@ def declare_marks(channel: Channel, topology: Topology) -> None:
     Raises:
         UsageError: names of this project and of another project begin with the same prefix.
     """
-    remedy = "rename one of them, or give each project its own virtual host"
+    connection = channel.connection
     for part in _parts(topology):
         other = f"{topology.name}.{part}"
-        if lookups.exchange_exists(channel.connection, other + PROJECT):
+        if lookups.exchange_exists(connection, other + PROJECT):
             msg = (
                 f"names in {topology.path.name} begin with '{part}.', so on the broker they begin"
-                f" with '{other}.', like the names of the project '{other}'; {remedy}"
+                f" with '{other}.', like the names of the project '{other}'; {REMEDY}"
             )
             raise UsageError(msg)
-    if lookups.exchange_exists(channel.connection, topology.name + PART):
+    if lookups.exchange_exists(connection, topology.name + PART) or _is_like_a_queue(
+        connection, topology
+    ):
         msg = (
             f'name = "{topology.name}": another project on the broker has exchanges or queues'
-            f" that begin with '{topology.name}.'; {remedy}"
+            f" that begin with '{topology.name}.'; {REMEDY}"
         )
         raise UsageError(msg)
     for mark in marks(topology):
         channel.exchange_declare(mark, "fanout", durable=True, auto_delete=False)
+
+
+def refuse_shared_prefixes(topology: Topology, exchanges: Iterable[str]) -> None:
+    """Raise UsageError if another project is named like a queue or an exchange of this project.
+
+    Args:
+        topology: the topology of this project.
+        exchanges: the names of all exchanges of the broker, including the marks of projects.
+
+    Raises:
+        UsageError: objects of this project and of the other one begin with the same prefix.
+
+    """
+    prefixes = other_prefixes(topology, exchanges)
+    for name in _names_with_auxiliary_objects(topology):
+        other = f"{topology.name}.{name}"
+        if f"{other}." in prefixes:
+            msg = (
+                f"'{name}' in {topology.path.name}: names on the broker that belong to it begin"
+                f" with '{other}.', like the names of the project '{other}'; {REMEDY}"
+            )
+            raise UsageError(msg)
 
 
 def other_prefixes(topology: Topology, exchanges: Iterable[str]) -> tuple[str, ...]:
@@ -88,3 +118,28 @@ def _parts(topology: Topology) -> list[str]:
         words = name.split(".")
         parts |= dict.fromkeys(".".join(words[:count]) for count in range(1, len(words)))
     return list(parts)
+
+
+def _names_with_auxiliary_objects(topology: Topology) -> list[str]:
+    """Return the names of queues, shards and hash exchanges, which have auxiliary objects."""
+    exchanges = [name for name, each in topology.exchanges.items() if each.hashed]
+    return [*topology.queues, *topology.consumers, *exchanges]
+
+
+def _is_like_a_queue(connection: Connection, topology: Topology) -> bool:
+    """Whether the name of a project is like that of a queue or hash exchange of another project.
+
+    For example, the project is named `shop.mail`, and there is a project `shop` with a queue
+    `mail`. Then there is a queue `shop.mail.dead`. If `shop.mail` itself can have a queue of this
+    name, the queue is no proof.
+    """
+    words = topology.name.split(".")
+    if not any(
+        lookups.exchange_exists(connection, ".".join(words[:count]) + PROJECT)
+        for count in range(1, len(words))
+    ):
+        return False
+    own = {*topology.queues, *topology.exchanges}
+    return ("dead" not in own and lookups.queue_exists(connection, f"{topology.name}.dead")) or (
+        "packs" not in own and lookups.exchange_exists(connection, f"{topology.name}.packs")
+    )
