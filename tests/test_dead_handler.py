@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 from peewee import Database
 
-from feedbus import Bus, DeadLetter, Message, Outage, Reject, handler
-from feedbus.errors import StoreOutage
+from feedbus import Bus, DeadLetter, Message, Outage, Reject, broker, handler
+from feedbus.broker_names import Names
+from feedbus.dead_letters.requeue import Requeue
+from feedbus.errors import BrokerOutage, StoreOutage
 from feedbus.handling.annotations import Unfit
 from feedbus.handling.dead_handlers import DeadLetterFunction
+from feedbus.runner.queue_reader import QueueReader
 from feedbus.testing import TestSystem
 from feedbus.topology import RetryPolicy, StoreOptions
 from feedbus.urls import parse_store_url
@@ -24,7 +27,7 @@ from tests.handlers_to_run import Numbered, topology_of
 from tests.projects import Project
 from tests.small_topologies import queue
 from tests.system_fixtures import closing_store
-from tests.systems import System
+from tests.systems import System, publish_confirmed
 from tests.transactions import numbers
 
 SEEN: list[object] = []
@@ -327,3 +330,44 @@ def test_nothing_is_lost_and_nothing_loops_where_it_ends_its_process(tmp_path, l
             database.execute("SELECT name FROM sqlite_master WHERE name = 'undone'").fetchall()
             == []
         )
+
+
+def publish_payload(letter: DeadLetter, bus: Bus) -> None:
+    bus.publish("other", letter.payload, key="n")
+
+
+@pytest.mark.parametrize("identified", [True, False], ids=["with an id", "without an id"])
+def test_the_messages_of_each_death_are_different_but_a_repeated_death_has_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identified: bool
+) -> None:
+    def reject(_message: dict[str, int], _bus: Bus) -> None:
+        reason = "no"
+        raise Reject(reason)
+
+    def lose_once(reading: QueueReader, tag: int) -> None:
+        if losses:
+            reason = losses.pop()
+            raise BrokerOutage(reason)
+        settle(reading, tag)
+
+    settle, losses = QueueReader.settle_up_to, list[str]()
+    monkeypatch.setattr(QueueReader, "settle_up_to", lose_once)
+    work = queue(retry=RetryPolicy((), "dead-letter"), dead_handler=f"{__name__}:publish_payload")
+    following = queue("next", exchange="other", routing_keys=("n",), once=True)
+    with closing_store():
+        system = System.at(tmp_path, work, following)
+        with broker.connect(system.topology) as connection:
+            channel: Any = connection.default_channel
+            properties = {"message_id": "m"} if identified else {}
+            message = channel.prepare_message(b'{"n": 1}', properties=properties)
+            publish_confirmed(channel, message, Names(system.topology).exchange("work"), "")
+        for deaths in (1, 2, 3):
+            losses.append("the connection was lost before the acknowledgement")
+            system.run(reject, idle_seconds=1.0)
+            letters = system.dead()
+            assert len(letters) == 2  # the second one is from the repeated delivery
+            system.run(system.note, "next")
+            assert system.seen == [1] * deaths
+            system.purge_dead()
+            with Requeue(system.topology, work) as requeue:
+                requeue.send(letters[deaths % 2])

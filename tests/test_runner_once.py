@@ -431,6 +431,67 @@ def test_a_handled_message_whose_process_ends_too_often_does_not_become_a_dead_l
         assert len(bound().outbox.pending()) == 1  # the relay sends it
 
 
+@pytest.mark.parametrize(
+    ("verdict", "numbers", "once"),
+    [("retry", [1], False), ("retry", [1, 2], True), ("reject", [1, 2], True)],
+)
+def test_messages_for_a_record_that_gets_a_verdict_have_other_ids_in_the_next_run(
+    make: Callable[..., System], verdict: str, numbers: list[int], once: bool
+) -> None:
+    system = make(
+        queue(once=once, batch=BATCH),
+        queue("next", exchange="other", routing_keys=("n",), once=True),
+    )
+    if once:  # then the handler gets one record less than the batch has
+        with system.bus() as bus:
+            bus.publish("work", {"n": 0}, message_id="handled")
+        with bound().transaction():
+            bound().inbox.add_new("work", ["handled"])
+    system.publish(numbers)
+    runs = []
+
+    def handle(records: Records, _bus: Bus) -> None:
+        for each in records.singles():
+            if each[0]["n"] == 1:
+                runs.append(len(runs))
+                each.publish("other", key="n", shared={"n": 100 + runs[-1]})
+                if len(runs) < 3:
+                    getattr(each, verdict)("not yet")
+
+    for _ in range(3 if verdict == "reject" else 1):
+        system.run(handle, batch=True)
+        with Requeue(system.topology, system.topology.queues["work"]) as requeue:
+            for letter in system.dead():
+                requeue.send(letter)
+        system.purge_dead()
+    system.run(system.note, "next")
+    assert sorted(system.seen) == [100, 101, 102]
+
+
+def test_messages_have_the_same_ids_if_none_was_sent_for_the_failed_record(
+    tmp_path: Path,
+) -> None:
+    following = queue("next", exchange="other", routing_keys=("n",))
+    system = System.at(tmp_path, queue(batch=BATCH), following, stored=False)
+    verdicts, ids = ["not yet"], []
+
+    def handle(records: Records, _bus: Bus) -> None:
+        if verdicts:
+            records.retry(verdicts.pop())
+        else:
+            records.publish("other", key="n", columns={"n": "n"})
+
+    for _ in range(2):  # in the first round, the record is handled twice
+        with system.bus() as bus:
+            bus.publish("work", {"n": 1}, message_id="m")
+        system.run(handle, batch=True)
+        with broker.connect(system.topology) as connection:
+            name = Names(system.topology).queue(system.topology.consumer("next"))
+            message = connection.default_channel.basic_get(name, no_ack=True)
+            ids.append(message.properties["message_id"])
+    assert ids[0] == ids[1]
+
+
 def test_a_message_without_an_id_that_ends_its_process_is_given_up_and_the_next_one_handled(
     make: Callable[..., System],
 ) -> None:

@@ -12,6 +12,7 @@ from feedbus.bus.part_merging import merge
 from feedbus.bus.record_encoding import derive_origin, pack_pairs
 from feedbus.errors import UsageError
 from feedbus.records import Records
+from feedbus.records.batch import Batch
 from feedbus.records.ids import MAX_ORDINAL, Ids, child_ordinals, pick
 from feedbus.records.packs import Pack
 from feedbus.records.payloads import Payload
@@ -261,6 +262,18 @@ class BatchBus(Bus):
         self._parts_by_exchange.clear()
         self._shards = _refuse_late  # publish_part() calls _shards() before it collects messages
 
+    def causes(self, indexes: Iterable[int]) -> set[int]:
+        """Return those of the given records for which messages were published.
+
+        feedbus calls this after flush().
+
+        Args:
+            indexes: the indexes of the records in the batch.
+
+        """
+        counts = self._message_counts.values()
+        return {index for index in indexes if any(index in caused for caused in counts)}
+
     def _flush(self, exchange: str) -> None:
         parts, self._parts_by_exchange[exchange] = self._parts_by_exchange[exchange], []
         self._counts[exchange] = 0
@@ -281,7 +294,7 @@ class BatchBus(Bus):
 
         """
         if self._parents is None:
-            self._parents = _join([chunk.ids for chunk in self._records.batch.chunks])
+            self._parents = _join(_ids_of_runs(self._records.batch))
         origins, ordinals = self._parents.origins, self._parents.ordinals or ()
         new_ordinals: Sequence[int]
         caused = self._message_counts[exchange]
@@ -307,10 +320,11 @@ class BatchBus(Bus):
             }
             new_origins = [derived[origin] for origin in origins_of_causes]
         if max(new_ordinals, default=0) > MAX_ORDINAL:
-            return self._shorten(exchange, causes, Ids(new_origins, new_ordinals))
+            ids = Ids(new_origins, new_ordinals)
+            return self._shorten(exchange, self._parents.select(causes), ids)
         return Ids(new_origins, new_ordinals)
 
-    def _shorten(self, exchange: str, causes: Sequence[int], ids: Ids) -> Ids:
+    def _shorten(self, exchange: str, parents: Ids, ids: Ids) -> Ids:
         """Return the ids, but other ids in place of those with an ordinal above MAX_ORDINAL.
 
         A message id has the form `origin-ordinal`, a text and a number. If the ordinal is too long,
@@ -319,17 +333,36 @@ class BatchBus(Bus):
 
         Args:
             exchange: the name of the exchange.
-            causes: a list with one item for each message: the index, in the batch, of the record
-                that causes the message.
+            parents: for each message, the id of the record that causes it, as _join() returns it.
             ids: the ids of the messages.
 
         """
-        parents, ordinals = self._records.ids, ids.ordinals or ()
+        ordinals = ids.ordinals or ()
         origins = [ids.origins] * len(ids) if isinstance(ids.origins, str) else [*ids.origins]
-        for index, (cause, ordinal) in enumerate(zip(causes, ordinals, strict=True)):
+        for index, ordinal in enumerate(ordinals):
             if ordinal > MAX_ORDINAL:
-                origins[index] = derive_origin(self._queue, exchange, parents[cause], str(ordinal))
+                causes = exchange, parents[index], str(ordinal)
+                origins[index] = derive_origin(self._queue, *causes)
         return Ids(origins, [each if each <= MAX_ORDINAL else 0 for each in ordinals])
+
+
+def _ids_of_runs(batch: Batch) -> list[Ids]:
+    """Return the ids of the chunks of a batch, to derive the ids of messages from them.
+
+    If the run of a chunk's delivery is not 0, its ids get another origin: messages for the records
+    were sent before, and the new messages are no repetitions of them. See ChunkDelivery.run.
+    """
+    ids = [chunk.ids for chunk in batch.chunks]
+    for number, run in enumerate([delivery.run for delivery in batch.deliveries]):
+        if run:
+            origins = ids[number].origins
+            ids[number] = Ids(
+                derive_origin(origins, str(run))
+                if isinstance(origins, str)
+                else [derive_origin(origin, str(run)) for origin in origins],
+                ids[number].ordinals,
+            )
+    return ids
 
 
 def _join(ids: Sequence[Ids]) -> Ids:

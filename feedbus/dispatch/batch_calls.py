@@ -73,9 +73,9 @@ class BatchCalls:
         """
         failures: Failures = {}
 
-        def fail(index: int, error: BaseException) -> None:
+        def fail(index: int, error: BaseException, *, messages_sent: bool = False) -> None:
             failures[index] = error
-            self._decoder.fail(*locate(records, index), error)
+            self._decoder.fail(*locate(records, index), error, messages_sent=messages_sent)
 
         as_batch = (
             wrapped.handler.batch
@@ -88,7 +88,7 @@ class BatchCalls:
             # a number, to each record that waits. Waiting records of one key are later handled in
             # the order of their positions.
             for index, verdict in sorted(exceptions.items()):
-                fail(index, verdict)
+                fail(index, verdict, messages_sent=index in records.batch.published)
             return failures
         # The handler takes one record, or a record of the batch is blocked, or the call with the
         # whole batch has failed. So each record is handled alone: a bad record does not fail the
@@ -98,9 +98,10 @@ class BatchCalls:
                 fail(index, EarlierRecordWaits())
                 continue
             error = self._call_and_send(wrapped, single)
-            error = error or single.verdicts.get(0)
             if error is not None:
                 fail(index, error)
+            elif 0 in single.verdicts:
+                fail(index, single.verdicts[0], messages_sent=bool(single.batch.published))
         return failures
 
     def _call_with_batch(self, wrapped: WrappedHandler, records: Records) -> Failures | None:
@@ -116,6 +117,7 @@ class BatchCalls:
         for _ in range(MAX_CALLS):
             error = self._call_and_send(wrapped, remaining)
             if error is None:
+                records.batch.published = {indexes[each] for each in remaining.batch.published}
                 return failures | {
                     indexes[index]: verdict for index, verdict in remaining.verdicts.items()
                 }

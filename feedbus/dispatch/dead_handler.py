@@ -54,6 +54,11 @@ class DeadLetterDelivery:
     message_id: str
     routing_key: str
 
+    @property
+    def run(self) -> int:
+        """How often messages for the record were sent although it failed: see Delivery.run."""
+        return self.delivery.run
+
     def message(self, row: int) -> Message:
         """Return the properties of the dead letter, as the dead handler gets them.
 
@@ -125,7 +130,8 @@ class DeadHandler:
         """If the decision is a dead letter, call the function; return the decision to carry out.
 
         If the function raises an exception, the returned decision has a dead letter whose reason
-        includes this exception. Otherwise the decision is returned unchanged.
+        includes this exception. If the function publishes messages, the returned dead letter has a
+        higher run: see Delivery.run.
 
         Args:
             delivery: the delivery of the failed record.
@@ -140,7 +146,7 @@ class DeadHandler:
         if message is None or not decision.is_dead_letter:
             return decision
         try:
-            self._handle(delivery, message)
+            has_published = self._handle(delivery, message)
         except (Outage, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -161,10 +167,12 @@ class DeadHandler:
             reason = f"{message.headers[REASON]}; dead_handler {self._name} failed: {failed}"
             headers = {**message.headers, REASON: reason_text(reason)}
             return replace(decision, message=replace(message, headers=headers))
-        return decision
+        return decision.after_run(delivery) if has_published else decision
 
-    def _handle(self, delivery: Delivery, message: Outgoing) -> None:
+    def _handle(self, delivery: Delivery, message: Outgoing) -> bool:
         """Call the function in a transaction, and send the messages that it publishes.
+
+        Return whether it has published any.
 
         Args:
             delivery: the delivery of the failed record.
@@ -184,14 +192,16 @@ class DeadHandler:
                 message_id=message.message_id,
                 reason=letter.reason,
             )
-            return
+            return False
         failed_delivery = DeadLetterDelivery(
             self._consumer, delivery, message.message_id, str(message.headers[KEY])
         )
         # The ids of the messages that the function publishes are derived from the id with "/dead".
         # The ids of the handler's messages are derived from the id of the record. So a message of
-        # the function never has the id of a message of the handler.
-        records = Records(_single_chunk(f"{message.message_id}/dead"), [failed_delivery])
+        # the function never has the id of a message of the handler. If the dead letter is requeued
+        # and becomes a dead letter again, its run is higher, so the messages get other ids.
+        cause = f"{message.message_id}/dead" + (f"/{delivery.run}" if delivery.run else "")
+        records = Records(_single_chunk(cause), [failed_delivery])
         with Publications(self._sender, self._store, self._leftovers) as publications:
             with publications.call(in_transaction=True) as session:
                 try:
@@ -212,7 +222,9 @@ class DeadHandler:
                 finally:
                     if os.getpid() != self._pid:  # the function has forked: this is the new process
                         end_fork()
+            has_published = bool(publications)
             publications.send()
+        return has_published
 
     async def _call_async(self, arguments: Sequence[Any], given: GivenDeadLetter) -> None:
         for each in arguments:

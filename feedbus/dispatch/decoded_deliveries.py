@@ -11,7 +11,7 @@ from feedbus.records.message import Message
 from feedbus.records.packs import Pack
 from feedbus.topology import Consumer
 from feedbus.wire import Delivery
-from feedbus.wire.constants import PACK
+from feedbus.wire.constants import PACK, RUN
 
 
 @dataclass(slots=True)
@@ -43,6 +43,11 @@ class DecodedDelivery:
         pack always contains the ids of its records.
         """
         return self.delivery.identified or self.delivery.content_type == PACK
+
+    @property
+    def run(self) -> int:
+        """How often messages for the record were sent although it failed: see Delivery.run."""
+        return self.delivery.run if RUN in self.delivery.headers else 0
 
     def routing_key(self, row: int) -> str:
         """Return the routing key with which one record of the delivery was published.

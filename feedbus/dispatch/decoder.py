@@ -341,7 +341,14 @@ class Decoder:
         elif invalid.error is not None:
             self.fail(invalid.decoded, invalid.row, invalid.error)
 
-    def fail(self, decoded: DecodedDelivery, row: int, error: BaseException) -> None:
+    def fail(
+        self,
+        decoded: DecodedDelivery,
+        row: int,
+        error: BaseException,
+        *,
+        messages_sent: bool = False,
+    ) -> None:
         """Add the decision on a failed or waiting record to its delivery.
 
         This method is called after the call of a handler, or in place of the call.
@@ -351,6 +358,8 @@ class Decoder:
             row: the index of the record in the delivery.
             error: the exception of the handler; or EarlierRecordWaits, if the record must wait; or
                 another reason why no handler was called.
+            messages_sent: whether the messages were sent that the handler has published for the
+                record, because the error is a verdict of a batch handler.
 
         """
         delivery, pack = decoded.delivery, decoded.pack
@@ -358,6 +367,8 @@ class Decoder:
             decision = self._failure_policy.defer(delivery, pack, row)
         else:
             decision = self._failure_policy.decide(delivery, pack, row, error)
+            if messages_sent:
+                decision = decision.after_run(delivery)
         if self._order_decisions is not None:
             decision = self._order_decisions.keep_in_order(decoded, row, decision)
         decoded.decisions.append(decision)

@@ -27,6 +27,7 @@ from feedbus.wire.constants import (
     PACK,
     QUEUE,
     REASON,
+    RUN,
     SENT_AT,
     TRACEBACK,
 )
@@ -78,6 +79,20 @@ class Decision:
     def is_dead_letter(self) -> bool:
         """Whether the message is a dead letter."""
         return self.message is not None and self.verdict in DEAD_LETTER_VERDICTS
+
+    def after_run(self, delivery: Delivery) -> Decision:
+        """Return the decision on a record for which messages were sent.
+
+        The message of the result has a higher run than the delivery: see Delivery.run.
+
+        Args:
+            delivery: the delivery of the record.
+
+        """
+        if self.message is None:
+            return self
+        headers = {**self.message.headers, RUN: delivery.run + 1}
+        return replace(self, message=replace(self.message, headers=headers))
 
 
 @dataclass(frozen=True, slots=True)

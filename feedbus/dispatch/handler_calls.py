@@ -195,7 +195,10 @@ class HandlerCalls:
             self.after_once(records, new_records)
             ids = records.ids
             for index, verdict in new_records.verdicts.items():
-                records.verdicts[ids.index(new_records.ids[index])] = verdict
+                given_index = ids.index(new_records.ids[index])
+                records.verdicts[given_index] = verdict
+                if index in new_records.batch.published:
+                    records.batch.published.add(given_index)
         return publications
 
     def _call_handler(
@@ -218,6 +221,8 @@ class HandlerCalls:
             argument = records if wrapped.handler.batch else records[0]
             wrapped.call(argument, Given(bus, session, records))
             bus.flush()
+            if isinstance(bus, BatchBus) and records.verdicts:
+                records.batch.published = bus.causes(records.verdicts)
             if wrapped.handler.batch and (overtaken := self._find_overtaken(records)):
                 raise FailedRecordsOvertaken(overtaken)
         finally:

@@ -101,6 +101,10 @@ class ChunkDelivery(Protocol):
     record. A test that creates Records has none.
     """
 
+    @property
+    def run(self) -> int:
+        """How often messages for the record were sent although it failed: see Delivery.run."""
+
     def message(self, row: int) -> Message:
         """Return the properties of one record's message, as a handler gets them.
 
@@ -120,6 +124,8 @@ class Batch:
         chunks: the records, grouped by the message that contained them.
         verdicts: maps the index of a record to its verdict.
         publisher: receives the messages that are published; None if nothing can be published.
+        published: the indexes of the records that have a verdict, and for which the handler has
+            published messages.
         deliveries: the delivery of each chunk, in the order of the chunks; empty in a test.
         starts: the index of each chunk's first record; the last item is the number of records.
 
@@ -129,6 +135,7 @@ class Batch:
     publisher: PartPublisher | None = None
     deliveries: Sequence[ChunkDelivery] = ()
     verdicts: dict[int, Drop | Reject | Retry] = field(default_factory=dict)
+    published: set[int] = field(default_factory=set)
     starts: Sequence[int] = ()
     _columns: dict[str, Sequence[Any]] = field(default_factory=dict)  # the results of column()
 

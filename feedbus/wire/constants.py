@@ -18,6 +18,10 @@ RECORD_COUNT = "feedbus-records"  # how many records the pack has
 # The header of a fence, which marks the end of an old queue; see feedbus.generations.probes.
 FENCE = "feedbus-fence"
 
+# How often messages for the record of this message were sent although the record failed: see
+# Delivery.run. A requeued dead letter keeps this header, like the headers of the publisher.
+RUN = "feedbus-run"
+
 # Headers of a message that has failed. A delayed message can also have EXPIRATION and PRIORITY. A
 # requeued dead letter keeps none of the headers about its failure. The values of CONSUMER, EXCHANGE
 # and QUEUE are the names in topology.toml.

@@ -16,6 +16,7 @@ from feedbus.wire.constants import (
     PRIORITY,
     PUBLISHED_AT,
     RECORD_COUNT,
+    RUN,
     SEALED,
     SENT_AT,
     SHORT_TEXT_BYTES,
@@ -193,6 +194,18 @@ class Delivery:
         return count if type(count) is int and 0 <= count < MAX_ATTEMPTS else 0
 
     @property
+    def run(self) -> int:
+        """How often messages for the record were sent although the record failed.
+
+        There are two cases: a batch handler has published for the record, and its verdict on the
+        record was Retry or Reject; or a dead handler has published for the record. The ids of the
+        messages that are published for the record later depend on this number. Otherwise they would
+        be taken for repetitions of the earlier messages.
+        """
+        count = self.headers.get(RUN, 0)
+        return count if type(count) is int and 0 <= count < MAX_ATTEMPTS else 0
+
+    @property
     def original_key(self) -> str:
         """The routing key with which the message was first published."""
         key = key_of(self.headers, self.routing_key)
@@ -262,7 +275,7 @@ def _restore(
         message.
 
     """
-    added = {name: value for name, value in headers.items() if name in OF_FAILURES}
+    added = {name: value for name, value in headers.items() if name in OF_FAILURES or name == RUN}
     if properties.get("content_type") == SEALED:
         restored_properties, body, undecodable = open_sealed(body)
         restored_headers = restored_properties.get("application_headers")

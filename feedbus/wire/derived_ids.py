@@ -15,6 +15,7 @@ from feedbus.wire.constants import (
     OF_DEATHS,
     OF_DELIVERIES,
     OF_FAILURES,
+    RUN,
     SHORT_TEXT_BYTES,
 )
 
@@ -102,7 +103,7 @@ def derived_id(
 
 def changes_in_transit(name: str) -> bool:
     """Whether a header was added by the broker or by feedbus after the message was published."""
-    return name in OF_DELIVERIES or name in OF_FAILURES or is_of_deaths(name)
+    return name in OF_DELIVERIES or name in OF_FAILURES or name == RUN or is_of_deaths(name)
 
 
 def is_of_deaths(name: str) -> bool:

@@ -22,6 +22,7 @@ from feedbus.wire.constants import (
     REASON,
     REASON_BYTES,
     RECORD_COUNT,
+    RUN,
     SEALED,
     SENT_AT,
     TRACEBACK_BYTES,
@@ -40,7 +41,7 @@ CUT = "...\n"  # replaces the beginning of a long traceback
 # Headers of a pack that its records do not get when they become messages.
 OF_PACKS = frozenset({RECORD_COUNT, GENERATION, UNIDENTIFIED})
 # The headers that a message keeps if the broker refuses it with all its headers.
-KEPT_ALWAYS = OF_FAILURES | {RECORD_COUNT}
+KEPT_ALWAYS = OF_FAILURES | {RECORD_COUNT, RUN}
 
 
 def kept_properties(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]:
