@@ -114,15 +114,15 @@ class ConcurrentCalls:
         A slow call takes so long that the broker may close the channel. When the broker has closed
         it, these messages are the possible causes.
         """
-        return self._slow_calls.durations(self.in_handlers)
+        return self._slow_calls.durations(self.running)
 
     def forget_slow_messages(self) -> None:
-        """Remove the ended calls from `slow_messages` now, and the running calls at their end.
+        """Remove all calls from `slow_messages`.
 
         The runner calls this when the broker has closed the channel or cancelled the consumer, and
         the runner has counted a crash against slow messages. So no call is counted twice.
         """
-        self._slow_calls.forget(self.in_handlers)
+        self._slow_calls.forget(self.running)
 
     @property
     def for_dead_handler(self) -> list[DecodedDelivery]:

@@ -50,8 +50,8 @@ class RecordCall:
         error: the exception of the call, or of sending its messages; None if there is none.
         has_ended: whether the call has ended.
         is_classified: whether HandlerCalls.classify_error() has returned the error.
-        is_known_as_slow: whether a crash was counted against the slow messages while the call ran.
-            Then SlowCalls does not register the call at its end, so that no crash is counted twice.
+        is_known_as_slow: whether a crash was counted against the slow messages after the call had
+            started. Then SlowCalls ignores the call, so that no crash is counted twice.
 
     """
 

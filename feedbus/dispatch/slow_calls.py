@@ -1,8 +1,8 @@
 """Slow calls: they take so long that the broker may close the channel.
 
 The broker closes the channel if a delivery is not settled within its consumer timeout. Then the
-slow calls are the possible causes. A call is slow if it takes at least the shortest consumer
-timeout of any broker, LEAST_TIMEOUT_SECONDS.
+slow calls are the possible causes. A call is slow if it takes at least SLOW_SECONDS, a little less
+than the shortest consumer timeout of any broker.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from feedbus.clock import Clock
 from feedbus.dispatch.concurrent_records import RecordCall
-from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
+from feedbus.wire.constants import SLOW_SECONDS
 
 # Slow calls are kept for this time after their end, because the broker reports its timeout late.
 KEPT_SECONDS = 5.0
@@ -51,7 +51,7 @@ class SlowCalls:
             call: the record of the call.
 
         """
-        if call.seconds >= LEAST_TIMEOUT_SECONDS and not call.is_known_as_slow:
+        if call.seconds >= SLOW_SECONDS and not call.is_known_as_slow:
             self._ended_messages.append((self._clock.monotonic(), call.message_id, call.seconds))
 
     @property
@@ -66,32 +66,34 @@ class SlowCalls:
             started.popleft()
         return started[0][0] if started else None
 
-    def durations(self, running: Iterable[RecordCall]) -> list[tuple[str, float]]:
+    def durations(self, unfinished: Iterable[RecordCall]) -> list[tuple[str, float]]:
         """Return (message id, seconds) of each slow call that runs or has just ended.
 
         Args:
-            running: the calls that have started and have not ended.
+            unfinished: the calls that have started, and for which end() was not called.
 
         """
         now = self._clock.monotonic()
         while self._ended_messages and self._ended_messages[0][0] < now - KEPT_SECONDS:
             self._ended_messages.popleft()
         ended = [(message_id, seconds) for _, message_id, seconds in self._ended_messages]
-        running_calls = [
-            (call.message_id, now - call.started_at) for call in running if call.started_at
+        others = [
+            (call.message_id, call.seconds if call.has_ended else now - call.started_at)
+            for call in unfinished
+            if call.started_at and not call.is_known_as_slow
         ]
-        return ended + [each for each in running_calls if each[1] >= LEAST_TIMEOUT_SECONDS]
+        return ended + [each for each in others if each[1] >= SLOW_SECONDS]
 
-    def forget(self, running: Iterable[RecordCall]) -> None:
-        """Remove the ended calls from durations() now, and the running calls at their end.
+    def forget(self, unfinished: Iterable[RecordCall]) -> None:
+        """Remove all calls from durations().
 
         This method is called when the broker has closed the channel or cancelled the consumer, and
         the runner has counted a crash against slow messages. So no call is counted twice.
 
         Args:
-            running: the calls that have started and have not ended.
+            unfinished: the calls that have started, and for which end() was not called.
 
         """
         self._ended_messages.clear()
-        for call in running:
+        for call in unfinished:
             call.is_known_as_slow = True

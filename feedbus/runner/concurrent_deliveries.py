@@ -259,8 +259,8 @@ class ConcurrentDeliveries:
             timeout: the broker's consumer timeout.
 
         """
-        slow = self._calls.slow_messages
-        self._blame([each for each in slow if each[1] >= timeout.seconds], timeout.cause_of_close)
+        slow = [each for each in self._calls.slow_messages if timeout.may_have_expired(each[1])]
+        self._blame(slow, timeout.cause_of_close)
 
     def blame_slowest(self, timeout: ConsumerTimeout) -> None:
         """Count the slowest message as the reason why the broker cancelled the consumer.

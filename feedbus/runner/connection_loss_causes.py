@@ -45,7 +45,7 @@ class ReturnedCall:
             timeout: the broker's consumer timeout.
 
         """
-        if self.seconds >= timeout.seconds:
+        if timeout.may_have_expired(self.seconds):
             return timeout.cause_of_close(self.seconds)
         if self.missed_seconds:
             return (

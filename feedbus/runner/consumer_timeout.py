@@ -59,6 +59,18 @@ class ConsumerTimeout:
             and age + self._expected_seconds > self.seconds * SAFE_SHARE
         )
 
+    def may_have_expired(self, call_seconds: float) -> bool:
+        """Whether a handler call took so long that the timeout may have expired.
+
+        The broker counts the time from the delivery, which is earlier than the call. So a call that
+        is a little shorter than the timeout can exceed it, too.
+
+        Args:
+            call_seconds: the duration of the call.
+
+        """
+        return call_seconds >= self.seconds * SAFE_SHARE
+
     def learn(self, error: BaseException) -> bool:
         """Return whether the consumer timeout was the cause of a closed channel.
 

@@ -16,7 +16,7 @@ from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import RawConnection
-from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
+from feedbus.wire.constants import SLOW_SECONDS
 
 events = EventLog(__name__)
 
@@ -296,7 +296,7 @@ class Mode(ABC):
         for delivery in deliveries:
             tags[delivery.consumer_tag].append(delivery.tag)
         paused_tags = self._pauses.paused_tags if self._pauses is not None else ()
-        is_slow = call.seconds >= LEAST_TIMEOUT_SECONDS  # no consumer timeout is shorter
+        is_slow = call.seconds >= SLOW_SECONDS  # a shorter call exceeds no consumer timeout
         try:
             for consumer_tag, delivery_tags in tags.items():
                 # If an earlier delivery of the subscription is not handled yet, a multiple

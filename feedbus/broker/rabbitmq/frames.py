@@ -83,6 +83,16 @@ class Channel(pyamqp.Channel):
         if waiting is not None:
             waiting(method_sig, *arguments, content)
 
+    def _on_basic_cancel(self, consumer_tag: str) -> None:
+        """Call on_cancel of a subscription that the broker has cancelled.
+
+        py-amqp raises an error if it does not know the subscription. But RabbitMQ 4.3 cancels a
+        subscription again for each further delivery whose consumer timeout expires. So the
+        method ignores a subscription that has ended already.
+        """
+        if consumer_tag in self.callbacks:
+            super()._on_basic_cancel(consumer_tag)
+
     def basic_publish(
         self, msg: Any, exchange: str = "", routing_key: str | bytes = "", **options: Any
     ) -> Any:
