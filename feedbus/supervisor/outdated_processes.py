@@ -7,6 +7,7 @@ table, or for the operations process.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,13 +16,23 @@ from feedbus.errors import FeedbusError
 from feedbus.name_list import listed
 from feedbus.plan.changes import Watchers
 from feedbus.process.slots import run_folder, slot_path
+from feedbus.process.slow_server_notices import notices
 from feedbus.process.status_files import changed_code
 from feedbus.supervisor.client import state
 from feedbus.topology import Topology
 
+# How long to wait for a removed consumer that is starting. A consumer that is not ready then is
+# perhaps never ready.
+START_SECONDS = 30.0
+CHECK_SECONDS = 0.1
+
 
 def compare_watchers(topology: Topology) -> tuple[Watchers, str] | None:
     """Compare the running watchers with a topology; return None if no supervisor runs.
+
+    If a consumer that the topology no longer has is still starting, the function first waits until
+    the consumer reads its queue. Without this wait, the plan would find a queue that no consumer
+    empties.
 
     Returns:
         The differences, and a note about changed code, or "" if no code has changed.
@@ -33,6 +44,53 @@ def compare_watchers(topology: Topology) -> tuple[Watchers, str] | None:
     answer = state(topology)
     if answer is None:
         return None
+    watchers = _difference(topology, answer)
+    starting = [name for name in watchers.removed if _is_starting(name, answer)]
+    if starting:
+        answer = _await_start(topology, starting)
+        if answer is None:
+            return None
+        watchers = _difference(topology, answer)
+    return watchers, outdated_note(
+        changed_files_by_watcher(topology, answer), reloads=reloads(answer)
+    )
+
+
+def _await_start(topology: Topology, consumers: Sequence[str]) -> dict[str, Any] | None:
+    """Wait until consumers are ready, at most START_SECONDS; return the supervisor's new answer.
+
+    The result is None if the supervisor has ended.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    wait = f"waiting for {listed(consumers)} to start, at most {START_SECONDS:.0f} s"
+    with notices.during(wait):
+        while True:
+            time.sleep(CHECK_SECONDS)
+            answer = state(topology)
+            if (
+                answer is None
+                or not any(_is_starting(name, answer) for name in consumers)
+                or time.monotonic() > deadline
+            ):
+                return answer
+
+
+def _is_starting(name: str, answer: Mapping[str, Any]) -> bool:
+    watcher = answer["watchers"].get(name)
+    return watcher is not None and watcher["state"] == "starting"
+
+
+def _difference(topology: Topology, answer: Mapping[str, Any]) -> Watchers:
+    """Return the differences between the running watchers and a topology.
+
+    Args:
+        topology: the topology.
+        answer: the result of state().
+
+    Raises:
+        FeedbusError: the supervisor has another version of feedbus.
+
+    """
     if note := other_version(answer):
         raise FeedbusError(note)
     from feedbus.supervisor.applied_settings import AppliedSettings
@@ -44,10 +102,7 @@ def compare_watchers(topology: Topology) -> tuple[Watchers, str] | None:
         applied["watchers"], applied.get("exchanges", {}), applied.get("schedules", {})
     )
     watchers = running.difference(AppliedSettings.of(topology), answer["pid"], answer["watchers"])
-    watchers = replace(watchers, reloads=reloads(answer))
-    return watchers, outdated_note(
-        changed_files_by_watcher(topology, answer), reloads=reloads(answer)
-    )
+    return replace(watchers, reloads=reloads(answer))
 
 
 def other_version(answer: Mapping[str, Any]) -> str:

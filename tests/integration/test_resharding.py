@@ -59,7 +59,7 @@ command = "python clock.py"
 HANDLE = """
 import os, time
 from marshmallow import Schema, fields
-from feedbus import handler
+from feedbus import handler, resource
 
 class Note(Schema):
     key = fields.Str(required=True)
@@ -74,6 +74,18 @@ def feed(records, bus):
 
 @handler(Note)
 def mail(message, bus):
+    os.write(log, f"{message['key']} {message['n']}\\n".encode())
+
+class Token:
+    pass
+
+@resource
+def token() -> Token:
+    time.sleep(1.0)
+    return Token()
+
+@handler(Note)
+def late(message, token: Token):
     os.write(log, f"{message['key']} {message['n']}\\n".encode())
 
 @handler(Note)
@@ -248,7 +260,7 @@ def test_up_and_status_report_a_renamed_queue_that_nobody_reads_and_their_advice
     on_each: System,
 ) -> None:
     system = on_each
-    old = '[queues.one]\nexchange = "mail"\nrouting_keys = ["x"]\nhandler = "handle:slow"\n'
+    old = '[queues.one]\nexchange = "mail"\nrouting_keys = ["x"]\nhandler = "handle:late"\n'
     new = old.replace("one", "uno")
     topology = system.write(1, old)
     system.feedbus("apply")
