@@ -171,14 +171,11 @@ def restore(channel: Channel, names: Names) -> None:
 def _send_undelivered(channel: Channel, names: Names, bound_targets: set[str]) -> None:
     """Send the messages of the queue `undelivered` whose targets are bound again.
 
-    Args:
-        channel: a channel of the broker.
-        names: the names of the topology's objects on the broker.
-        bound_targets: the targets, each as "queue NAME" or "exchange NAME". A target is the queue
-            or exchange for which a delayed message was published.
-
+    A message stays in the queue if its target is not bound, or if the broker refuses the message,
+    for example because the queue of the target is full. The function does not wait until a full
+    queue has room, because the consumers may only start after this call.
     """
-    sent_count, kept_tags = 0, []
+    sent_count, refused_count, kept_tags = 0, 0, []
     # A message that is sent again may still match no queue of its target. Then it returns to the
     # end of the queue `undelivered`. So the loop only reads as many messages as the queue has at
     # the start: otherwise it would never end.
@@ -190,8 +187,11 @@ def _send_undelivered(channel: Channel, names: Names, bound_targets: set[str]) -
         if headers.get(TIMER_TARGET) not in bound_targets:
             kept_tags.append(message.delivery_tag)
             continue
-        key = message.delivery_info["routing_key"]
-        publish_all(channel.connection, [Moved.of(message, names.timer_due, key)])
+        moved = Moved.of(message, names.timer_due, message.delivery_info["routing_key"])
+        if publish_all(channel.connection, [moved], nacked_seconds=0.0):
+            kept_tags.append(message.delivery_tag)
+            refused_count += 1
+            continue
         channel.basic_ack(message.delivery_tag)
         sent_count += 1
     for tag in kept_tags:
@@ -202,6 +202,13 @@ def _send_undelivered(channel: Channel, names: Names, bound_targets: set[str]) -
             f"{sent_count} delayed messages were sent to their queue or exchange, which was missing"
             " when they were due",
             messages=sent_count,
+        )
+    if refused_count:
+        events.warning(
+            "undelivered_refused",
+            f"{refused_count} delayed messages are due, but the broker refuses them, perhaps"
+            " because their queue is full; they wait until `feedbus apply` sends them again",
+            messages=refused_count,
         )
 
 

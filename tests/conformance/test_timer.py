@@ -84,6 +84,18 @@ def test_what_has_no_target_any_more_waits_until_it_is_back(broker, channel, del
     assert depth(channel, NAMES.timer_undelivered) == 0
 
 
+def test_what_a_full_queue_refuses_stays_until_it_has_room(broker, channel, delay):
+    delay("1", 2_500)
+    delay("2", 2_500)
+    channel.queue_delete("shop.work")
+    eventually(lambda: depth(channel, NAMES.timer_undelivered) == 2)
+    queue(channel, "shop.work", max_length=1, overflow="reject-publish")
+    for body, undelivered in (("1", 1), ("2", 0)):
+        timer_objects.restore(broker.feedbus_channel(), NAMES)
+        eventually(lambda: depth(channel, NAMES.timer_undelivered) == undelivered)  # noqa: B023
+        assert contents(channel, "shop.work") == [body]
+
+
 def test_a_retry_of_an_external_queue_comes_back_without_a_binding_of_it(channel):
     theirs = replace(WORK, exchange="", routing_keys=(), external_name="erp.work")
     names = Names(replace(NAMES.topology, queues={"work": theirs}))
