@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ import pytest
 from feedbus import broker
 from feedbus.broker import inventory
 from feedbus.broker_names import Names
+from feedbus.errors import UsageError
 from feedbus.generations import topology_setup
 from feedbus.topology import RetryPolicy
 from servers import versions
+from servers.rabbitmq import RabbitMQ
 from tests.applying import WAITING, carry_out, nothing_to_do, wait_for_retry
 from tests.projects import wait_until
 from tests.small_topologies import queue, sharded
@@ -83,6 +86,42 @@ def test_a_delayed_message_waits_until_its_full_queue_has_room(make: Callable[..
         wait_until(lambda: not broker.count_messages(connection, delayed_by))
     with system.running(system.note):
         wait_until(lambda: system.seen == [1, 2])
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["with a consumer", "without a consumer"])
+def test_a_removed_retry_queue_is_kept_while_a_retry_waits_for_room(
+    any_rabbitmq: RabbitMQ, tmp_path: Path, *, read: bool
+) -> None:
+    urls = {"broker_url": any_rabbitmq.url, "management_url": any_rabbitmq.management_url}
+    system = System.at(tmp_path, queue(retry=ONCE, **FULL), **urls)
+    own = f"{system.topology.name}.work"
+    retry_queue = f"{own}.retry.500"
+    system.publish([1])
+    wait_for_retry(system.topology, 2)
+    wanted = system.changed(queue(retry=WAITING, **FULL))
+
+    def waiting() -> int:
+        return inventory.read_inventory(wanted).queues[retry_queue].messages
+
+    wait_until(lambda: not waiting_retries(system) and waiting())
+    with broker.connect(wanted) as connection:
+        if read:
+            connection.channel().basic_consume(own, callback=lambda _: None)
+            _, done, reported = carry_out(wanted)
+            assert not done
+            assert any("not deleted" in each for each in reported)
+        else:
+            with pytest.raises(UsageError, match="nothing was changed"):
+                carry_out(wanted)
+        assert broker.queue_exists(connection, retry_queue)
+        if not read:
+            connection.channel().basic_consume(own, callback=lambda _: None)
+        wait_until(lambda: not waiting())
+    _, done, _ = carry_out(wanted)
+    assert done
+    last = System(wanted)
+    with last.running(last.note):
+        wait_until(lambda: last.seen == [1, 2])
 
 
 def retry_queue_types(system: System) -> set[Any]:

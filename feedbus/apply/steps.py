@@ -321,6 +321,12 @@ def _delete(
     all_deleted, nonempty = True, plan.work.nonempty
     now = make_plan(topology, plan.watchers, delete_nonempty=nonempty, predict=False)
     not_empty = {danger.name for danger in now.dangers} - {*now.work.used_by_others}
+    # AMQP does not count expired retries that wait in a quorum queue because their queue is full.
+    not_empty |= {
+        each.name
+        for each in now.changes
+        if each.messages and has_role(each.name, {Role.RETRY}) and each.name not in nonempty
+    }
     still_deleted = {*now.work.deleted_queues} & {*plan.work.deleted_queues} - not_empty
     wait_for_consumers_to_leave(connection, broker.clock(topology), still_deleted)
     names, channel = Names(topology), connection.channel()

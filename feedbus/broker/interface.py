@@ -34,7 +34,9 @@ class SeenQueue:
         arguments: the x-arguments.
         ready: the number of messages that no consumer has received.
         unacknowledged: the number of messages that consumers have received and not acknowledged.
-            This number can be older than the others, see Survey.
+            It includes the messages of a quorum queue that have expired, and that no other queue
+            has accepted yet, for example retries for a full queue. This number can be older than
+            the others, see Survey.
         consumers: the number of consumers.
     """
 

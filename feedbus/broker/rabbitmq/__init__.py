@@ -129,7 +129,11 @@ class RabbitMQ:
 
     def _surveyed(self, connection: Connection, prefixes: tuple[str, ...]) -> Survey:
         queues = {
-            one["name"]: (one["arguments"], int(one.get("messages_unacknowledged", 0)))
+            one["name"]: (
+                one["arguments"],
+                int(one.get("messages_unacknowledged", 0)),
+                int(one.get("messages_dlx", 0)),
+            )
             for one in self._listed("queues")
             if one["name"].startswith(prefixes) and one.get("owner_pid_details") is None
         }
@@ -174,19 +178,20 @@ class RabbitMQ:
 
 
 def _counted(
-    connection: Connection, listed: Mapping[str, tuple[Mapping[str, Any], int]]
+    connection: Connection, listed: Mapping[str, tuple[Mapping[str, Any], int, int]]
 ) -> list[SeenQueue]:
     """Return the queues of the management API with the message counts that AMQP reports now.
 
     Args:
         connection: an open connection.
-        listed: maps the name of a queue to its arguments and its unacknowledged messages.
+        listed: maps the name of a queue to its arguments, its unacknowledged messages, and its
+            messages that no other queue has accepted yet (see SeenQueue.unacknowledged).
 
     """
     from amqp.exceptions import ChannelError
 
     counted = []
-    for name, (arguments, unacknowledged) in listed.items():
+    for name, (arguments, unacknowledged, expired) in listed.items():
         try:
             with short_channel(connection) as channel:
                 counts = channel.queue_declare(name, passive=True)
@@ -200,7 +205,7 @@ def _counted(
                 name,
                 arguments,
                 counts.message_count,
-                unacknowledged,
+                unacknowledged + expired,
                 counts.consumer_count,
             )
         )
