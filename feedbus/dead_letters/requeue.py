@@ -16,7 +16,7 @@ from feedbus.broker.refused_messages import raise_refused
 from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
 from feedbus.dead_letters.letters import DeadLetter
-from feedbus.errors import InvalidBody, Outage, UsageError
+from feedbus.errors import BrokerOutage, InvalidBody, Outage, UsageError
 from feedbus.generations import state_queues
 from feedbus.logs import EventLog
 from feedbus.records.packs import decode
@@ -97,6 +97,27 @@ class Requeue:
             UsageError: the queue does not exist, or another process holds the topology's lock.
 
         """
+        try:
+            self._publish(letter)
+        except BrokerOutage:
+            if not self._has_lost_exchange():
+                raise
+            self._publish(letter)  # it declares another temporary exchange
+
+    def _has_lost_exchange(self) -> bool:
+        """Whether the temporary exchange was deleted; if so, forget it.
+
+        `feedbus apply` deletes exchanges that the topology does not have.
+        """
+        if not self._exchange or self._has_shards:
+            return False
+        connection = self._sender.channel().connection
+        if broker.exchange_exists(connection, self._exchange):
+            return False
+        self._exchange = ""
+        return True
+
+    def _publish(self, letter: DeadLetter) -> None:
         messages = self._messages(letter)
         if self._queue.block_on_dead:
             messages = [_with_id(each, letter.message_id) for each in messages]
