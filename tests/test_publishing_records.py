@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from feedbus.bus.collecting_bus import MAX_AT_ONCE, BatchBus
+from feedbus.bus.collecting_bus import MAX_AT_ONCE, BatchBus, CollectingBus
 from feedbus.bus.record_encoding import Encoder
 from feedbus.errors import UsageError
 from feedbus.records import Records
 from feedbus.records.batch import LARGE_BATCH, Chunk
 from feedbus.records.ids import MAX_ORDINAL, Ids, child_ordinals
 from feedbus.records.packs import Pack, decode
+from feedbus.records.publish_options import PublishOptions
 from feedbus.testing import RecordingBus
 from feedbus.wire.constants import PACK
 from tests.small_topologies import undeclared
@@ -119,6 +122,35 @@ def test_a_record_with_a_very_long_ordinal_does_not_change_the_ids_of_its_neighb
         ]
 
     assert ids(*chunks) == [*ids(chunks[0]), *ids(chunks[1])]
+
+
+CALLS = st.tuples(st.sampled_from(["one", "two"]), st.sampled_from(["", "a", "b", "a\n0"]))
+
+
+@given(st.lists(CALLS, max_size=8), st.randoms())
+def test_calls_for_other_exchanges_or_keys_do_not_change_the_ids_of_a_message(
+    calls: list[tuple[str, str]], random: Random
+) -> None:
+    """The payload of a call says which of the calls with its exchange and key it is."""
+
+    def ids(order: list[tuple[str, str]]) -> dict[tuple[str, str, int], str]:
+        found: dict[tuple[str, str, int], str] = {}
+
+        def collect(exchange: str, pack: Pack, *_: object) -> None:
+            found[exchange, pack.keys[0], pack.payload(0)["n"]] = pack.ids[0]
+
+        record = Records([Chunk(Ids("m", [0]), {}, {"n": [1]}, [0])])
+        bus = CollectingBus(record, collect)
+        counts = Counter[tuple[str, str]]()
+        for number, call in enumerate(order):
+            options: PublishOptions = {"priority": 1} if number == random.randrange(8) else {}
+            bus.publish(call[0], {"n": counts[call]}, call[1], **options)
+            counts[call] += 1
+        return found
+
+    first = ids(calls)
+    assert len(set(first.values())) == len(calls)
+    assert ids(random.sample(calls, len(calls))) == first
 
 
 @given(st.data())

@@ -77,7 +77,8 @@ class CollectingBus(Bus):
         self._shards = shards
         self._collect = collect
         self._queue = queue
-        self._calls = 0  # the number of publish calls; see _next_origin()
+        # How many publish calls there were with an exchange and a routing key; see _next_origin().
+        self._calls: Counter[tuple[str, str | None]] = Counter()
 
     def _has_shards(self, exchange: str) -> bool:
         return self._shards(exchange) > 0
@@ -100,8 +101,9 @@ class CollectingBus(Bus):
         """
         check_many(exchange, pairs)
         collected = list(pairs)
-        for pack in pack_pairs(collected, ""):  # publish_columns() makes the ids
-            self.publish_columns(exchange, pack.columns, pack.keys, shared=pack.shared)
+        for pack in pack_pairs(collected, ""):  # the ids are made in the next lines
+            origin = self._next_origin(exchange, pack.keys[0] if len(collected) == 1 else None)
+            self._collect(exchange, Pack.numbered(origin, pack.keys, pack.shared, pack.columns))
         return len(collected)
 
     def publish_columns(
@@ -140,16 +142,26 @@ class CollectingBus(Bus):
     def _publish_enveloped(
         self, exchange: str, fields: Mapping[str, Any], key: str, envelope: Envelope
     ) -> None:
-        pack = Pack.numbered(self._next_origin(exchange), [key], fields, {})
+        pack = Pack.numbered(self._next_origin(exchange, key), [key], fields, {})
         self._collect(exchange, pack, envelope)
 
-    def _next_origin(self, exchange: str) -> str:
+    def _next_origin(self, exchange: str, key: str | None = None) -> str:
         """Return the beginning of the message ids of one publish call.
 
         A handler that runs again for the record makes the same calls, so it gets the same ids.
+        Only calls for the same exchange and the same routing key are numbered. So other calls may
+        come in another order, for example if they follow the answers to concurrent requests.
+
+        Args:
+            exchange: the name of the exchange.
+            key: the routing key of the only record of the call; None for a call with several
+                records or with columns.
+
         """
-        call = f"{exchange}/{self._calls}"
-        self._calls += 1
+        number = self._calls[exchange, key]
+        self._calls[exchange, key] = number + 1
+        # The length separates the key from the id of the record.
+        call = f"{exchange}/{number}" if key is None else f"{exchange}/{number}/{len(key)} {key}"
         return derive_origin(self._queue, call, *self._records.ids)
 
     def flush(self) -> None:
