@@ -1,16 +1,9 @@
-"""Faults at moments that few seeds would interrupt by chance.
-
-Most seeds with faults have them, at some of the landmarks that the seed can reach. Their random
-numbers are a sequence of their own, so the other seeds do the same as without them.
-"""
+"""The landmarks: calls of feedbus at which faults happen, and what happens there."""
 
 from __future__ import annotations
 
 import math
-import random
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,38 +29,15 @@ from feedbus.store.key_locks import KeyLocks
 from feedbus.store.outbox_table import SqlOutbox
 from feedbus.store.relay import Relay
 from feedbus.transports.sqlite.declaring_channel import DeclaringChannel
-from tests.simulation import channel, connection, network
 from tests.simulation.consumers import Followers
-from tests.simulation.replacing import replaced
 from tests.simulation.scenario import MOST_CRASHES, Scenario
-from tests.simulation.scheduler import SECONDS, Process
+from tests.simulation.scheduler import Process
 from tests.simulation.strikes import Strikes
 from tests.simulation.system import System
 
-SEED_SHARE = 0.8
-LANDMARKS = (1, 4, 99, 99)  # how many of them a seed has at most
-# A seed that can move waiting records often has only landmarks of such moves, and half of these
-# seeds have few late confirms. Otherwise few records are moved while faults happen.
-MOVES_SHARE = 0.4
-MOVES_NETWORK = ((network, "PROMPT_ANSWERS", 0.98),)
-# Shares of the network that are larger in some of the seeds with landmarks.
-BAD_NETWORK: tuple[
-    tuple[Any, str, float, float], ...
-] = (  # module, name, share, in a share of them
-    (channel, "CUT_SHARE", 0.4, 0.7),
-    (channel, "SLOW_SHARE", 0.4, 0.15),
-    (channel, "LATE_ACKNOWLEDGEMENTS", 0.7, 0.1),
-    (connection, "LATE_DELIVERIES", 0.3, 0.2),
-    (network, "LINGER_SHARE", 0.8, 0.1),
-)
-MOST = 24  # faults of a seed, besides the first one at each landmark: some are reached late
-MOST_OF_ONE = 3  # faults at a landmark
 MIN_OLD_RINGS = 2  # that can exist together, so that one of them can be deleted first
-# Old queues are often emptied after the other faults have ended, which is after 100 s.
-LAST_SECONDS = 150.0
 
 Strike = Callable[[Strikes], object]
-NetworkShare = tuple[Any, str, float]  # the module, the name, and the share
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,77 +71,6 @@ class Landmark:
     within: Callable[[System], set[Process | None]] | None = None
     of_move: bool = False
     last: float = 0.0
-
-
-class Landmarks:
-    """The landmarks of one seed, and the faults that happen there."""
-
-    def __init__(self, system: System) -> None:
-        """Let no fault happen yet."""
-        self._system = system
-        self._chosen = random.Random(f"landmarks of seed {system.scheduler.seed}")
-        self._strikes = Strikes(system, self._chosen)
-        exist = self._chosen.random() < SEED_SHARE and system.scenario.faults > 0
-        self._left, self._last_moment = MOST, int(LAST_SECONDS * SECONDS)
-        self._counts: Counter[Landmark] = Counter()
-        reached = [each for each in ALL if each.reached(system.scenario)]
-        most = min(self._chosen.choice(LANDMARKS), len(reached))
-        bad = [each for each in BAD_NETWORK if self._chosen.random() < each[-1]]
-        self.network_shares: Iterable[NetworkShare] = [each[:3] for each in bad]
-        self.struck = self._chosen.sample(reached, most) if exist else []
-        if self.struck and _moves_records(system.scenario) and not system.scenario.full:
-            self._choose_moves([each for each in reached if each.of_move])
-
-    def _choose_moves(self, reached: list[Landmark]) -> None:
-        """Strike only at landmarks of moves, in a share of the seeds.
-
-        Args:
-            reached: the landmarks of moves that the scenario can reach.
-
-        """
-        chosen = random.Random(f"moves of seed {self._system.scheduler.seed}")
-        if chosen.random() < MOVES_SHARE:
-            self.network_shares = chosen.choice(((), MOVES_NETWORK))
-            self.struck = chosen.sample(reached, chosen.randint(1, len(reached)))
-
-    def replacement(self, landmark: Landmark) -> Any:
-        """Return a function that calls the one of a landmark, and may strike."""
-        original = landmark.owner.__dict__[landmark.name]
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            can_be_struck = landmark.when(*arguments, **options) and (
-                landmark.within is None or self._system.process() in landmark.within(self._system)
-            )
-            if can_be_struck and landmark.before and self._is_struck(landmark):
-                self._strike(landmark)
-            result = original(*arguments, **options)
-            if (
-                can_be_struck
-                and not landmark.before
-                and landmark.found(result)
-                and self._is_struck(landmark)
-            ):
-                self._strike(landmark)
-            return result
-
-        return call
-
-    def _is_struck(self, landmark: Landmark) -> bool:
-        count = self._counts[landmark]
-        if count == MOST_OF_ONE or self._system.scheduler.now > self._last_moment:
-            return False
-        if (count and not self._left) or self._chosen.random() >= landmark.share:
-            return False
-        self._left -= count > 0
-        self._counts[landmark] += 1
-        return True
-
-    def _strike(self, landmark: Landmark) -> None:
-        self._system.scheduler.note(f"LANDMARK {landmark.name}")
-        self._chosen.choice(landmark.strikes)(self._strikes)
-        if self._chosen.random() < landmark.last:
-            self._system.scheduler.note("NO MORE FAULTS", by="-")
-            self._system.network.faulty, self._last_moment = False, 0
 
 
 def _has_decisions(_self: object, opened: Any, **_options: Any) -> bool:
@@ -230,7 +129,8 @@ def _has_packs(scenario: Scenario) -> bool:
     return _changes(scenario) and scenario.pack > 0
 
 
-def _moves_records(scenario: Scenario) -> bool:
+def moves_records(scenario: Scenario) -> bool:
+    """Whether waiting records can be moved to other shards."""
     return _changes(scenario) and scenario.ordered
 
 
@@ -255,7 +155,7 @@ ALL = (
             Strikes.cut,
             *(Strikes.cut_acknowledging, Strikes.cut_acknowledging, Strikes.cut_acknowledging),
         ),
-        _moves_records,
+        moves_records,
         of_move=True,
     ),
     Landmark(
@@ -447,7 +347,7 @@ ALL = (
             Strikes.slow_waiting_queues,
             *(Strikes.slow_new_waiting_queues, Strikes.slow_new_waiting_queues),
         ),
-        _moves_records,
+        moves_records,
         before=True,
         of_move=True,
     ),
@@ -457,7 +357,7 @@ ALL = (
         "move",
         0.4,
         (Strikes.await_switch,),
-        _moves_records,
+        moves_records,
         found=bool,
         of_move=True,
     ),
@@ -475,7 +375,7 @@ ALL = (
         "_find_deleted",
         0.04,
         (Strikes.await_deletion,),
-        _moves_records,
+        moves_records,
         before=True,
         of_move=True,
     ),
@@ -484,7 +384,7 @@ ALL = (
         "put_probes",
         0.05,
         (Strikes.await_deletion,),
-        _moves_records,
+        moves_records,
         of_move=True,
     ),
     # After an outage, a thread with rows of the outbox stands still, and then the relay's thread
@@ -548,19 +448,3 @@ ALL = (
     ),
     Landmark(Announcer, "_write", 0.1, (Strikes.lose_broker,), lambda scenario: scenario.hosts > 1),
 )
-
-
-@contextmanager
-def struck_landmarks(system: System) -> Iterator[None]:
-    """Let faults happen at landmarks within the block."""
-    marks = Landmarks(system)
-    if not marks.struck:
-        yield
-        return
-    with ExitStack() as stack:
-        for module, name, share in marks.network_shares:
-            stack.enter_context(replaced(module, name, share))
-        for landmark in marks.struck:
-            replacement = marks.replacement(landmark)
-            stack.enter_context(replaced(landmark.owner, landmark.name, replacement))
-        yield

@@ -24,7 +24,6 @@ from tests.simulation.checker import errors_of, stuck
 from tests.simulation.consumers import Supervisor, reshard
 from tests.simulation.faults import Faults
 from tests.simulation.hosts import Hosts, simulated
-from tests.simulation.landmarks import struck_landmarks
 from tests.simulation.network import Network
 from tests.simulation.publishers import (
     MOST_RECORDS,
@@ -50,6 +49,7 @@ from tests.simulation.scenario import BROKER, Scenario, topology_of
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.sent_messages import checked_sending
 from tests.simulation.store import Database
+from tests.simulation.struck_landmarks import struck_landmarks
 from tests.simulation.system import System
 from tests.simulation.threads import simulated_locks
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
-
 from feedbus.broker.publisher import Publisher
 from feedbus.broker.refused_messages import Refusal
 from feedbus.bus.sender import Sender
 from feedbus.wire import Outgoing
+from tests.simulation.ignored_warnings import OF_KILLED_PROCESSES
 from tests.simulation.replacing import replaced
 from tests.simulation.runs import simulate
 from tests.simulation.scenario import Scenario
@@ -19,7 +18,7 @@ from tests.simulation.scheduler import Scheduler
 MOST = 40
 TAKEN_FOR_SENT = "feedbus takes it for sent"
 
-pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+pytestmark = OF_KILLED_PROCESSES
 
 
 def test_a_message_that_is_not_published_and_not_refused_is_a_fault():
