@@ -88,9 +88,10 @@ class Cron:
 
 
 def _unmatched_days(line: str) -> str:
-    """Return why no date matches a line, such as one for February 31; "" for another error.
+    """Return an error text if no date has a line's day and month, such as February 31.
 
-    For such a line, the library raises the same error as for a day of month that is not a number.
+    next_after() calls this for a line that cronsim has refused. The result is "" if the line has
+    another fault. cronsim's own error does not distinguish the two.
     """
     fields = line.split()
     try:

@@ -265,7 +265,7 @@ def options_of(table: TableSchema) -> dict[str, Option]:
 
 
 def default_of(table: TableSchema, name: str) -> str:
-    """Return an option's default as topology.toml would contain it, or in words.
+    """Return an option's default as TOML text, or a text such as "needed by peewee".
 
     The reference page of topology.toml and the JSON Schema show the default.
 

@@ -182,7 +182,10 @@ def named(node: Node) -> list[Node]:
 
 
 def _closest(places: Mapping[KeyPath, Place], path: KeyPath, otherwise: Place) -> Place:
-    """Return the position of a path, or of the nearest path above it that has a position."""
+    """Return the position of a path, or of the nearest path above it that has a position.
+
+    If there is none, return `otherwise`.
+    """
     for length in range(len(path), -1, -1):
         if path[:length] in places:
             return places[path[:length]]

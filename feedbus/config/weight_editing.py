@@ -209,7 +209,11 @@ class _Tree:
         return self._splice(line, end, rest)
 
     def _neighbours(self, table: Keys) -> Iterator[Node]:
-        """Yield the pairs of a table. A new pair should be written after the first of them."""
+        """Yield the pairs of a table; put() writes a new pair after the first of them.
+
+        The pairs whose names are in INSERT_AFTER come first, then all pairs, from the last to the
+        first.
+        """
         found = {path[-1]: node for path, node in self.pairs.items() if path[:-1] == table}
         yield from (found[name] for name in INSERT_AFTER if name in found)
         yield from reversed(found.values())
@@ -282,5 +286,5 @@ def _table(weights: Mapping[int, int]) -> str:
 
 
 def _row(weights: Weights) -> tuple[int, ...]:
-    """Return the weights in the order of the shards."""
+    """Return the value of Queue.weights: one weight, or the weights of the shards in order."""
     return (weights,) if isinstance(weights, int) else tuple(weights.values())

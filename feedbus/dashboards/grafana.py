@@ -82,7 +82,7 @@ def _datasource() -> dict[str, Any]:
 
 
 def _job() -> dict[str, Any]:
-    """Return the variable with which the user selects jobs of Prometheus, such as one project."""
+    """Return the variable with which the user selects the jobs of Prometheus that are shown."""
     query = "label_values(feedbus_metric_files_unreadable, job)"
     return {
         "name": "job",

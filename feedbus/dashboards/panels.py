@@ -328,9 +328,10 @@ def _mean(metric: str, topology: Topology, queue: Queue) -> str:
 
 
 def _by_weight(shards: list[Consumer]) -> str:
-    """Return the query for the settled records of each shard, divided by its weight.
+    """Return the query for the settled records of each shard, divided by the shard's weight.
 
-    If all weights are equal, the records are not divided, because only their relation is shown.
+    The panel shows the largest result divided by the mean of the results. If all weights are equal,
+    this quotient is the same without the weights, so the query does not contain them.
     """
     weights = sorted({shard.weight for shard in shards})
     parts = []

@@ -1,4 +1,4 @@
-"""The dead letters of a queue: read, requeue and delete them."""
+"""The dead letters of a queue: read, process and delete them."""
 
 from __future__ import annotations
 

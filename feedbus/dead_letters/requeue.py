@@ -292,7 +292,9 @@ class Requeue:
         return name
 
     def _is_own(self, queue: str) -> bool:
-        """Whether the broker itself dead-letters messages of this queue to the dead-letter queue.
+        """Whether a queue is the one in which the messages failed, or one of its shards.
+
+        A requeued message loses the headers in which the broker has recorded failures there.
 
         Args:
             queue: the name of a queue on the broker.
@@ -314,10 +316,10 @@ def _with_id(message: Outgoing, message_id: str) -> Outgoing:
 
 
 def _reduced(message: Outgoing) -> Outgoing:
-    """Return a message that the broker has permanently refused, without two possible causes.
+    """Return a refused message without its user id and without the time of the requeue.
 
-    The broker refuses the user id of another user. The header with the time of the requeue may not
-    fit into the frame.
+    send() publishes the result, because each of the two can be the cause: the broker refuses the
+    user id of another user, and the header with the time may not fit into the frame.
     """
     kept = {name: value for name, value in message.properties.items() if name != "user_id"}
     return replace(message, properties=kept, stamp=None)

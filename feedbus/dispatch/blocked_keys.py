@@ -115,11 +115,11 @@ class BlockedKeys:
         return any(self.must_wait(*locate(records, index)) for index in range(len(records)))
 
     def must_wait(self, decoded: DecodedDelivery, row: int) -> bool:
-        """Whether a record must wait, because an earlier record of its key waits.
+        """Whether a record must wait, because an earlier record of its key waits or has failed.
 
-        Concurrent calls use this method, because they cannot use is_blocked(). The flag of
-        is_blocked() is reset when deliveries are settled. With concurrent calls, other records that
-        were decoded before are still to be handled at that time.
+        The concurrent mode uses this method in place of is_blocked(), which ignores failures before
+        the last settlement of deliveries. In the concurrent mode, a record can be decoded before
+        such a failure and called after the settlement.
 
         Args:
             decoded: the delivery of the record.
@@ -160,10 +160,10 @@ class BlockedKeys:
     def expect_repetition(self, decoded: DecodedDelivery) -> None:
         """If records of a delivery have failed, register that the delivery will be handled again.
 
-        Called when an outage has interrupted the handling of the delivery. The records that have
-        failed are registered as waiting, but no messages were sent for them, so they would block
-        their keys for ever. So the consumer must connect again: it forgets these records, and reads
-        the waiting queues from their start.
+        SingleCalls calls this when an outage has interrupted the handling of the delivery. The
+        failed records are registered as waiting, but no messages were sent for them. So they would
+        block their keys for ever. For this reason, the runner connects again after the outage: it
+        forgets these records, and reads the waiting queues from their start.
 
         Args:
             decoded: the delivery.

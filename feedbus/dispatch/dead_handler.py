@@ -56,7 +56,10 @@ class DeadLetterDelivery:
 
     @property
     def run(self) -> int:
-        """How often messages for the record were sent although it failed: see Delivery.run."""
+        """The number of failures of the record after which messages of a handler were sent.
+
+        Usually, the messages of a failed call are discarded. Delivery.run describes the exceptions.
+        """
         return self.delivery.run
 
     def message(self, row: int) -> Message:
@@ -131,7 +134,8 @@ class DeadHandler:
 
         If the function raises an exception, the returned decision has a dead letter whose reason
         includes this exception. If the function publishes messages, the returned dead letter has a
-        higher run: see Delivery.run.
+        run (see Delivery.run) that is higher by 1. So if the dead letter is requeued and fails
+        again, the function's messages get other ids.
 
         Args:
             delivery: the delivery of the failed record.

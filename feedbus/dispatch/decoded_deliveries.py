@@ -46,7 +46,10 @@ class DecodedDelivery:
 
     @property
     def run(self) -> int:
-        """How often messages for the record were sent although it failed: see Delivery.run."""
+        """The number of failures of the record after which messages of a handler were sent.
+
+        Usually, the messages of a failed call are discarded. Delivery.run describes the exceptions.
+        """
         return self.delivery.run if RUN in self.delivery.headers else 0
 
     def routing_key(self, row: int) -> str:

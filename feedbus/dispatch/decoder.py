@@ -280,6 +280,8 @@ class Decoder:
     ) -> DecodedDelivery:
         """Decide on an undecodable delivery at once, or append it to the inputs.
 
+        The result is the decoded delivery, which has no records.
+
         With `block_on_dead`, its dead letter blocks its key, if the key is known without the body:
         if the key is the routing key, and the delivery is not a pack. Such a delivery is appended,
         because the dead letter must block only the later records.

@@ -1,4 +1,4 @@
-"""The deliveries with failed records, in the concurrent mode: in which order they are sent."""
+"""Deliveries with failed records, in the concurrent mode: when their messages may be sent."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class FailedDeliveries:
         delivery.failed_keys.update(keys)
 
     def take_finished(self) -> list[DecodedDelivery]:
-        """Return the deliveries that may be sent now; each is returned once.
+        """Return the deliveries whose retries and dead letters may be sent now, in order.
 
         All records of such a delivery have ended. No earlier delivery with one of its failed keys
-        is left.
+        is left. Each delivery is returned once.
         """
         earlier_keys: set[Hashable] = set()
         finished: list[DecodedDelivery] = []

@@ -81,9 +81,11 @@ class Decision:
         return self.message is not None and self.verdict in DEAD_LETTER_VERDICTS
 
     def after_run(self, delivery: Delivery) -> Decision:
-        """Return the decision on a record for which messages were sent.
+        """Return the decision with a message whose run is that of the delivery plus 1.
 
-        The message of the result has a higher run than the delivery: see Delivery.run.
+        The run is the number of failures after which messages of a handler were sent: see
+        Delivery.run. The decoder and the dead handler call this after such a failure. A decision
+        without a message is returned unchanged.
 
         Args:
             delivery: the delivery of the record.

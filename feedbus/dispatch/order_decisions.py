@@ -126,8 +126,7 @@ class OrderDecisions:
         - The consumer's own queue delivers a record that is also in the waiting queue, because of a
           crash. Nothing is sent: the record is handled when the waiting queue delivers it.
 
-        For a waiting record that was taken, the result is None: a waiting record is taken only when
-        it may be handled.
+        If the record is a waiting record that was chosen to be handled now, the result is None.
 
         The decoder calls this for each record that has arrived, unless is_idle is true.
 

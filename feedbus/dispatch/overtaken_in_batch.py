@@ -23,8 +23,8 @@ class OvertakenRecords:
     """Finds the overtaken records of batches of one queue.
 
     A record is overtaken if its verdict blocks its key, but the batch handler has handled a later
-    record of the key in the same call. A retry blocks the key and, with `block_on_dead`, a dead
-    letter. The dispatch of a consumer has one OvertakenRecords object.
+    record of the key in the same call. A retry blocks the key. With `block_on_dead`, a dead
+    letter blocks it, too. The dispatch of a consumer has one OvertakenRecords object.
     """
 
     def __init__(self, order: Order, policy: FailurePolicy, *, block_on_dead: bool) -> None:

@@ -125,11 +125,11 @@ class Publications(Spool):
     def send(self) -> None:
         """Send all messages, after the commit; return when the broker has confirmed them.
 
-        A leftover row is a committed row of the outbox whose message was not sent.
-
-        Leftover rows with the same keys are sent first. If the leftover rows cannot be sent now,
-        the messages of this call are not sent either. If a row cannot be sent, this method raises
-        no exception: the row stays in the outbox, and the relay sends the rows in order.
+        If the messages are rows of the outbox, the leftover rows with the same keys are sent first.
+        A leftover row is a committed row whose message was not sent. If one of the leftover rows
+        cannot be sent now, the messages of this call are not sent either. Then this method raises
+        no exception: all these rows stay in the outbox, and the relay sends the rows in order. It
+        also raises no exception if the broker refuses a message that is a row of the outbox.
 
         Raises:
             PublishError: the broker did not accept a message, which has no row in the outbox.
@@ -161,14 +161,18 @@ class Publications(Spool):
             self._leftovers.add(self._rows)
 
     def forget(self) -> None:
-        """Forget all messages, because they were sent or the relay sends them."""
+        """Forget all messages and the ids of their rows: nothing is left to send here.
+
+        The messages were sent, or their rows were left in the outbox for the relay.
+        """
         self.clear()
         self._rows = []
 
     def discard(self) -> None:
-        """Forget all messages; rows of unsent messages stay in the outbox for the relay.
+        """Forget all messages; if some were not sent, leave their rows in the outbox for the relay.
 
-        This method is called when a call has failed, or its messages were sent.
+        This method is called at the end of each call: the call has failed, its messages were sent,
+        or they are not sent because the record will be handled again.
         """
         self.leave_in_outbox()
         self.clear()
@@ -187,10 +191,9 @@ class Publications(Spool):
         """Send leftover rows, and remove them; return whether all were sent.
 
         The rows are divided into waves, groups of rows that are sent together. If the broker
-        refuses a row, the later waves are not sent. For an exchange with shards, a wave has at most
-        one row of each key. So the key of the refused row stays in order. For other exchanges, this
-        is only so if the refused row is in the first wave, which has the first row of each key. The
-        second wave has all other rows: see split_into_waves().
+        refuses a row, the later waves are not sent. So rows in later waves do not overtake the
+        refused row. On an exchange with shards, rows of the same key are always in different waves:
+        see split_into_waves().
         """
         return all(
             map(self._send_wave, split_into_waves(rows, self._sender.encoder.selects_shards))

@@ -71,7 +71,7 @@ class SingleCalls:
         self._unsent_messages = self._unsent_bytes = 0
 
     def __len__(self) -> int:
-        """Count the deliveries."""
+        """Count the deliveries that were handled, and that finish() has not returned yet."""
         return len(self._decoded_deliveries)
 
     @property
@@ -83,8 +83,9 @@ class SingleCalls:
     def is_full(self) -> bool:
         """Whether to call finish() now: there are many unsent messages, or a record has failed.
 
-        A failed record matters only if the queue has a dead handler, which finish() may call. The
-        dead handler can end the process. Then only the deliveries up to this one are handled again.
+        A failed record matters only if the queue has a dead handler. finish() may call the dead
+        handler, which can end the process. If finish() is called at once, only the deliveries up to
+        the one with the failed record are then handled again.
         """
         if self._unsent_messages >= WINDOW or self._unsent_bytes >= MEMORY_BYTES:
             return True
@@ -149,10 +150,12 @@ class SingleCalls:
     def _error_after_earlier(
         self, decoded: DecodedDelivery, row: int, error: BaseException
     ) -> BaseException:
-        """With `order_by`, send the messages of earlier records; return the record's exception.
+        """Return the exception of a failed call, after the messages of earlier records were sent.
 
-        If the broker refuses a message of an earlier record of the key, the earlier record has
-        failed, too. Then the result is EarlierRecordWaits: this record waits for the earlier one.
+        This order is for queues with `order_by`: if the broker refuses a message of an earlier
+        record of the key, the earlier record has failed, too. Then the result is
+        EarlierRecordWaits: this record waits for the earlier one. Without `order_by`, nothing is
+        sent, and the result is `error`.
 
         Args:
             decoded: the delivery of the record.

@@ -103,7 +103,10 @@ class ChunkDelivery(Protocol):
 
     @property
     def run(self) -> int:
-        """How often messages for the record were sent although it failed: see Delivery.run."""
+        """The number of failures of the record after which messages of a handler were sent.
+
+        Usually, the messages of a failed call are discarded. Delivery.run describes the exceptions.
+        """
 
     def message(self, row: int) -> Message:
         """Return the properties of one record's message, as a handler gets them.

@@ -195,12 +195,13 @@ class Delivery:
 
     @property
     def run(self) -> int:
-        """How often messages for the record were sent although the record failed.
+        """The number of failures of the record after which messages of a handler were sent.
 
-        There are two cases: a batch handler has published for the record, and its verdict on the
-        record was Retry or Reject; or a dead handler has published for the record. The ids of the
-        messages that are published for the record later depend on this number. Otherwise they would
-        be taken for repetitions of the earlier messages.
+        Usually, the messages of a failed call are discarded. In two cases they are sent: a batch
+        handler has published for the record, and its verdict on the record was Retry or Reject; or
+        a dead handler has published for the record. The ids of the messages that are published for
+        the record later depend on this number. Otherwise they would be taken for repetitions of the
+        earlier messages.
         """
         count = self.headers.get(RUN, 0)
         return count if type(count) is int and 0 <= count < MAX_ATTEMPTS else 0
