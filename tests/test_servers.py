@@ -157,10 +157,14 @@ def test_where_all_servers_are_required_no_module_is_skipped(tmp_path):
 def run_tests(tmp_path, module, required):
     """Run the tests of a module in another process of pytest."""
     (tmp_path / "test_skipping.py").write_text(module)
-    command = ["-m", "pytest", "-p", "tests.required_servers", "-p", "no:cacheprovider", "-n", "0"]
+    command = ["-m", "pytest", "-p", "tests.required_servers", "-p", "no:cacheprovider"]
     return subprocess.run(
         [sys.executable, *command, "-c", os.devnull, "--rootdir", tmp_path, tmp_path],
-        env={**os.environ, "FEEDBUS_REQUIRE_SERVERS": required},
+        env={
+            **os.environ,
+            "FEEDBUS_REQUIRE_SERVERS": required,
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        },
         capture_output=True,
         text=True,
         check=False,
