@@ -248,6 +248,11 @@ class RabbitMQ:
             raise RuntimeError(output)
         return value
 
+    def close_connections(self) -> None:
+        """Close all connections of clients, as `rabbitmqctl close_all_connections` does."""
+        connections = "rabbit_networking:connections()"
+        self.evaluate(f'rabbit_networking:close_connections({connections}, "an operator did it")')
+
     def unacknowledged(self, end: str) -> int:
         """Return how many messages consumers hold of the queues whose names end so."""
         counts = self.evaluate(

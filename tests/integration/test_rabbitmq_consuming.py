@@ -222,7 +222,7 @@ def test_a_connection_that_the_broker_closes_is_opened_again(rabbitmq, tmp_path:
         wait_until(lambda: system.seen == [1])
         own = f"{system.topology.name}.work"
         wait_until(lambda: rabbitmq.unacknowledged(own) == 0)  # a lost ack would repeat the record
-        rabbitmq.control("close_all_connections", "an operator did it")
+        rabbitmq.close_connections()
         system.publish([2])
         wait_until(lambda: system.seen == [1, 2])
     assert metrics.value(OUTAGES, "work", "broker") == 1

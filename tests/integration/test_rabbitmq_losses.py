@@ -66,7 +66,7 @@ def test_after_a_lost_connection_only_what_is_in_the_handler_is_handled_again(
     def lose(message: dict[str, Any], bus: Bus) -> None:
         system.note(message)
         if system.seen == [0]:
-            rabbitmq.control("close_all_connections", "an operator did it")
+            rabbitmq.close_connections()
 
     system.run(lose, idle_seconds=1.0)
     assert system.seen == [0, 0, 1, 2, 3]
@@ -79,7 +79,7 @@ def test_a_connection_that_was_closed_while_nothing_was_published_costs_no_outag
     metrics = Metrics.none()
     with LiveBus(system.topology, metrics) as bus:
         bus.publish("work", {"n": 1})
-        rabbitmq.control("close_all_connections", "an operator did it")
+        rabbitmq.close_connections()
         bus.publish("work", {"n": 2})
     assert metrics.value("feedbus_published_total", "work", "unconfirmed") == 0
     assert system.ready() == {"work": 2}
@@ -192,7 +192,7 @@ def test_after_a_lost_connection_what_ran_at_once_is_repeated_when_it_has_ended(
             begun.append(n)
             fourth = len(begun) == 4
         if fourth:
-            rabbitmq.control("close_all_connections", "an operator did it")
+            rabbitmq.close_connections()
         time.sleep(0.3)
         with lock:
             running.discard(n)
