@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,19 @@ from feedbus.handling.annotations import Unfit
 from feedbus.handling.handlers import resolve_object
 from feedbus.handling.message_types.record_loader import Reads
 from feedbus.records.packs import Pack, decode, pack_of_one
-from feedbus.records.payloads import BODY_LIMIT_BYTES, encode_payload, text_of, unencodable_field
-from feedbus.records.raw_payload import BASE64, RAW
+from feedbus.records.payloads import (
+    BODY_LIMIT_BYTES,
+    check_size,
+    encode_record,
+    payload_text,
+    text_of,
+)
+from feedbus.records.raw_payload import BASE64, BODY, RAW
 from feedbus.wire.constants import PACK
 from feedbus.wire.content_types import BYTES, bare_type, charset_of, is_known
 
 if TYPE_CHECKING:
-    from feedbus.topology import Topology
+    from feedbus.topology import Exchange, Topology
 
 UTF_8 = {"utf-8", "utf8", "us-ascii"}
 EXPECTED = "a class, or an object, with decode(body, content_type, headers) and encode(payload)"
@@ -168,12 +174,15 @@ class Codecs:
         Args:
             content_type: the content type of the exchange.
             payload: the record's fields. If the record is a text or bytes, which are published with
-                Raw, the result of Raw.fields().
+                Raw, the result of Raw.fields(). For a message from the outbox, the result of
+                body_payload().
 
         Raises:
             UsageError: the content type cannot carry the payload.
 
         """
+        if BODY in payload:
+            return base64.b64decode(payload[BODY])
         bare = bare_type(content_type)
         codec = self.codecs.get(bare)
         value: Any = payload
@@ -187,12 +196,78 @@ class Codecs:
             if bare.startswith("text/") or bare == BYTES:
                 msg = f"cannot publish: for {bare} expected Raw('…') or Raw(b'…'), got a mapping"
                 raise UsageError(msg)
-            try:
-                return encode_payload(value)
-            except (TypeError, ValueError, RecursionError) as error:
-                msg = f"cannot publish: {unencodable_field(value) or error}"
-                raise UsageError(msg) from error
-        return value.encode() if isinstance(value, str) else bytes(value)
+            return encode_record(value)
+        try:
+            return value.encode() if isinstance(value, str) else bytes(value)
+        except UnicodeEncodeError as error:
+            msg = f"cannot publish: Raw: {error}"
+            raise UsageError(msg) from error
+
+
+class BodyEncoder:
+    """Encodes records as bodies of plain messages, and refuses records that cannot be published.
+
+    Each Encoder of a bus has one. The outbox has one, so that it refuses the same records.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        """Create the object; the codecs of the topology are imported when they are needed."""
+        self._topology = topology
+        self._codecs: Codecs | None = None
+
+    def encode(self, exchange: Exchange, payload: Mapping[str, Any]) -> bytes:
+        """Return the body of a plain message for a record.
+
+        It is called for each record that is published in a message of its own.
+
+        Args:
+            exchange: the exchange to which the record is published.
+            payload: the fields of the record.
+
+        Raises:
+            UsageError: the record cannot be published.
+
+        """
+        if exchange.content_type is None:
+            check_no_raw(exchange, payload)
+            return encode_record(payload)
+        if self._codecs is None:
+            self._codecs = Codecs.of(self._topology)
+        body = self._codecs.write(exchange.content_type, payload)
+        check_size(body)
+        return body
+
+    def outbox_text(self, exchange: Exchange, payload: Mapping[str, Any]) -> str:
+        """Return the text that the outbox stores for a record.
+
+        Args:
+            exchange: the exchange to which the record will be published.
+            payload: the fields of the record.
+
+        Raises:
+            UsageError: the record cannot be published.
+
+        """
+        body = self.encode(exchange, payload)
+        return body.decode() if exchange.content_type is None else payload_text(body_payload(body))
+
+
+def check_no_raw(exchange: Exchange, fields: Collection[str]) -> None:
+    """Raise UsageError for the fields of a Raw payload if an exchange has no content type."""
+    if RAW in fields:
+        msg = (
+            f"cannot publish Raw(…) to exchange '{exchange.name}': set content_type in"
+            f" [exchanges.{exchange.name}], or publish a mapping"
+        )
+        raise UsageError(msg)
+
+
+def body_payload(body: bytes) -> Mapping[str, Any]:
+    """Return the mapping that the outbox stores for a message with this body.
+
+    It is used if the exchange has a content type. Codecs.write() returns the body again.
+    """
+    return {BODY: base64.b64encode(body).decode()}
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from typing import Self, Unpack
 
 from feedbus.bus.live_bus import TIMEOUT_SECONDS, LiveBus
@@ -18,7 +17,7 @@ from feedbus.bus.record_encoding import pack_pairs
 from feedbus.metrics import Metrics
 from feedbus.records.packs import Pack, pack_of_one
 from feedbus.records.payloads import Payload
-from feedbus.records.publish_arguments import NO_KEY, check_many, check_record, without_key
+from feedbus.records.publish_arguments import NO_KEY, check_many, check_record, taken, without_key
 from feedbus.records.publish_options import envelope_of
 from feedbus.topology import Topology
 from feedbus.wire.message_options import Envelope, PublishOptions
@@ -134,7 +133,8 @@ class AsyncBus:
             BrokerOutage: the broker was unavailable for too long; the message may have arrived.
 
         """
-        fields = check_record(exchange, payload, key, message_id)
+        # The thread of the bus encodes the record later. Meanwhile, the caller may change the dict.
+        fields = dict(check_record(exchange, payload, key, message_id))
         envelope = envelope_of(options, "message_id") if options else None
         if key is NO_KEY:
             key = without_key(exchange, has_shards=self._topology.exchange(exchange).hashed)
@@ -162,7 +162,7 @@ class AsyncBus:
         """
         check_many(exchange, pairs)
         origin, count, remaining = self._bus.unique(), 0, iter(pairs)
-        while run := list(islice(remaining, self.PAIRS_AT_ONCE)):
+        while run := taken(pairs, remaining, count, self.PAIRS_AT_ONCE):
             await self._send(exchange, pack_pairs(run, f"{origin}.{count}", first=count))
             count += len(run)
         return count

@@ -16,7 +16,7 @@ from feedbus.records.batch import Batch
 from feedbus.records.ids import MAX_ORDINAL, Ids, child_ordinals, pick
 from feedbus.records.packs import Pack
 from feedbus.records.payloads import Payload
-from feedbus.records.publish_arguments import check_columns, check_many, without_key
+from feedbus.records.publish_arguments import check_columns, check_many, taken, without_key
 from feedbus.records.publish_options import envelope_of
 from feedbus.records.published_parts import Part
 from feedbus.wire.message_options import Envelope
@@ -100,7 +100,7 @@ class CollectingBus(Bus):
 
         """
         check_many(exchange, pairs)
-        collected = list(pairs)
+        collected = taken(pairs, iter(pairs), 0)
         for pack in pack_pairs(collected, ""):  # the ids are made in the next lines
             origin = self._next_origin(exchange, pack.keys[0] if len(collected) == 1 else None)
             self._collect(exchange, Pack.numbered(origin, pack.keys, pack.shared, pack.columns))

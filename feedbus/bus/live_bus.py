@@ -6,7 +6,6 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any, Self, Unpack
 
 from feedbus import broker, wrong_argument
@@ -25,6 +24,7 @@ from feedbus.records.publish_arguments import (
     check_columns,
     check_many,
     check_record,
+    taken,
     without_key,
 )
 from feedbus.records.publish_options import envelope_of
@@ -201,7 +201,7 @@ class LiveBus(Bus):
         """
         check_many(exchange, pairs)
         origin, count, remaining = self.unique(), 0, iter(pairs)
-        while run := list(islice(remaining, self.PAIRS_AT_ONCE)):
+        while run := taken(pairs, remaining, count, self.PAIRS_AT_ONCE):
             for pack in pack_pairs(run, f"{origin}.{count}", first=count):
                 self._send(exchange, pack)
             count += len(run)
@@ -286,8 +286,8 @@ class LiveBus(Bus):
             refuse_closed()
         request = Request(exchange, pack, envelope)
         if self._current_transaction.transaction is not None:
-            self._shared_sender.check(request)
-            self._current_transaction.transaction.add(request)
+            payloads = self._shared_sender.encode_for_outbox(request)
+            self._current_transaction.transaction.add(request, payloads)
             return
         self._shared_sender.send(request)
         request.raise_error()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from feedbus.bus.publish_requests import Request
 from feedbus.clock import Clock
@@ -31,7 +32,11 @@ def request_of(row: OutboxRow, clock: Clock) -> Request:
 
 
 def put_records(
-    outbox: Outbox, exchange: str, pack: Pack, envelope: Envelope | None = None
+    outbox: Outbox,
+    exchange: str,
+    pack: Pack,
+    payloads: Iterable[Mapping[str, Any]],
+    envelope: Envelope | None = None,
 ) -> list[int]:
     """Add records to an outbox with their common options; return the ids of the rows.
 
@@ -41,10 +46,11 @@ def put_records(
         outbox: the outbox of the store. The caller is in a transaction of this store.
         exchange: the name of the exchange in topology.toml.
         pack: the records.
+        payloads: the result of Encoder.outbox_payloads() for the records.
         envelope: the checked options of publish(), such as the delay; None if no option is set.
 
     """
-    rows = ((pack.key(index), pack.payload(index), pack.ids[index]) for index in range(len(pack)))
+    rows = zip(pack.keys, payloads, pack.ids, strict=True)
     options = envelope.options() if envelope is not None else None
     return outbox.put_many(exchange, rows, options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -9,6 +10,7 @@ from feedbus.broker.refused_messages import Refusal, raise_refused
 from feedbus.errors import UsageError
 from feedbus.records.packs import Pack
 from feedbus.store.key_locks import Key
+from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
 from feedbus.wire.message_options import Envelope
 
@@ -37,6 +39,8 @@ class Request:
         exchange: the name of the exchange in topology.toml.
         pack: the records.
         envelope: the options that the records share; None if there are none.
+        messages: the encoded records, if they were encoded when publish() was called; else None.
+            They are sent after the commit. The caller may have changed the payload by then.
         outcome: None before the request is sent. If the request failed as a whole, the outcome is
             an exception. Otherwise the outcome is a list of the messages that the broker has not
             accepted. The list is empty if the broker has confirmed all messages.
@@ -46,6 +50,7 @@ class Request:
     exchange: str
     pack: Pack
     envelope: Envelope | None = None
+    messages: Sequence[Outgoing] | None = None
     outcome: list[Refusal] | Exception | None = None
 
     @property

@@ -10,13 +10,12 @@ from typing import Any
 
 from feedbus.broker import timer
 from feedbus.broker_names import Names
-from feedbus.codecs import Codecs
+from feedbus.codecs import BodyEncoder, body_payload, check_no_raw
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, decode, expands_too_far
-from feedbus.records.payloads import BODY_LIMIT_BYTES, Payload, encode_payload, unencodable_field
+from feedbus.records.payloads import BODY_LIMIT_BYTES, Payload, check_size, unencodable_field
 from feedbus.records.publish_arguments import as_mappings, check_id, check_keys
-from feedbus.records.raw_payload import RAW
 from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology
 from feedbus.wire import Outgoing
@@ -116,7 +115,7 @@ class Encoder:
         """
         self._topology = topology
         self._names = Names(topology)
-        self._codecs: Codecs | None = None
+        self._bodies = BodyEncoder(topology)
         self._rings: dict[str, tuple[Generation, Ring]] = {}
 
     def use_generation(self, generation: Generation) -> None:
@@ -178,18 +177,14 @@ class Encoder:
         check_keys(keys)
         if len(pack) == 1:  # feedbus makes the ids of several records
             check_id(pack.ids[0])
-        if exchange.content_type is None and (RAW in pack.shared or RAW in pack.columns):
-            msg = (
-                f"cannot publish Raw(…) to exchange '{exchange.name}': set content_type in"
-                f" [exchanges.{exchange.name}], or publish a mapping"
-            )
-            raise UsageError(msg)
         # The body of a pack has an origin and an ordinal for the id of each record. The id of a
         # record from LiveBus.publish() or outbox.put() usually has no ordinal: then the record
         # becomes a plain message, also on a ring with packs. The ids of records that a handler
         # publishes always have ordinals.
         if exchange.pack < 2 or pack.ids.ordinals is None:  # noqa: PLR2004 -- no packs
             return list(self._encode_plain(exchange, pack, range(len(pack))))
+        check_no_raw(exchange, pack.shared)
+        check_no_raw(exchange, pack.columns)
         messages: list[Outgoing] = []
         for target, indexes in self._group_by_target(exchange, keys).items():
             # The packs get similar sizes. Otherwise, for example, 2,501 records would make a pack
@@ -226,6 +221,44 @@ class Encoder:
             # only plain messages are delayed.
             for plain in (self.split_pack(message) if message.content_type == PACK else [message])
         ]
+
+    def for_current_ring(
+        self, exchange_name: str, messages: Sequence[Outgoing], envelope: Envelope | None
+    ) -> Sequence[Outgoing]:
+        """Return messages that were encoded earlier; encode packs for another generation again.
+
+        Args:
+            exchange_name: the name of the exchange in topology.toml.
+            messages: the result of encode() for some records.
+            envelope: the options with which the messages were encoded.
+
+        """
+        exchange, current = self._topology.exchange(exchange_name), list[Outgoing]()
+        for message in messages:
+            if GENERATION in message.headers and (
+                message.headers[GENERATION] != self._ring(exchange.name)[0].digest
+            ):
+                pack = decode(message.body, message.content_type, message.message_id, "")
+                current += self.encode(exchange_name, pack, envelope)
+            else:
+                current.append(message)
+        return current
+
+    def outbox_payloads(
+        self, exchange_name: str, pack: Pack, messages: Iterable[Outgoing]
+    ) -> Iterable[Mapping[str, Any]]:
+        """Return the payload that the outbox stores for each of some records.
+
+        Args:
+            exchange_name: the name of the exchange in topology.toml.
+            pack: the records.
+            messages: the result of encode() for the records.
+
+        """
+        if self._topology.exchange(exchange_name).content_type is None:
+            return map(pack.payload, range(len(pack)))
+        # Such an exchange has no packs, so each record has its own message.
+        return (body_payload(message.body) for message in messages)
 
     def split_pack(self, message: Outgoing) -> list[Outgoing]:
         """Return the records of a pack as plain messages for the entry of its exchange.
@@ -268,7 +301,7 @@ class Encoder:
         return self._rings[exchange]
 
     def _encode_packs(self, exchange: Exchange, pack: Pack, target: str) -> Iterator[Outgoing]:
-        body = _encode_body(pack)
+        body = _encode_pack(pack)
         # A consumer refuses a pack whose records together would be too large as plain messages.
         too_large = len(body) > BODY_LIMIT_BYTES or expands_too_far(len(body), pack)
         if too_large and len(pack) > 1:
@@ -276,7 +309,7 @@ class Encoder:
             for part in (range(middle), range(middle, end)):
                 yield from self._encode_packs(exchange, pack.select(part), target)
             return
-        _check_size(body)
+        check_size(body)
         headers: dict[str, Any] = {RECORD_COUNT: len(pack)}
         name, key = self._names.exchange(exchange.name), target
         if exchange.hashed:
@@ -291,43 +324,24 @@ class Encoder:
     def _encode_plain(
         self, exchange: Exchange, pack: Pack, indexes: Iterable[int]
     ) -> Iterator[Outgoing]:
-        name, content_type = self._names.exchange(exchange.name), exchange.content_type
-        codecs = self._codecs
-        if codecs is None and content_type is not None:
-            codecs = self._codecs = Codecs.of(self._topology)
+        name, content_type = self._names.exchange(exchange.name), exchange.content_type or JSON
         for index in indexes:
-            if codecs is None or content_type is None:
-                body = _encode_body(pack, index)
-            else:
-                body = codecs.write(content_type, pack.payload(index))
-            _check_size(body)
             yield Outgoing(
                 name,
                 pack.key(index),
-                body,
-                content_type or JSON,
+                self._bodies.encode(exchange, pack.payload(index)),
+                content_type,
                 pack.ids[index],
                 counted_as=exchange.name,
             )
 
 
-def _encode_body(pack: Pack, index: int | None = None) -> bytes:
-    """Return the body of a pack, or of the record at an index of the pack."""
+def _encode_pack(pack: Pack) -> bytes:
+    """Return the body of a pack."""
     try:
-        return pack.encode() if index is None else encode_payload(pack.payload(index))
+        return pack.encode()
     except (TypeError, ValueError, RecursionError) as error:
-        indexes = range(len(pack)) if index is None else [index]
-        reason = next(
-            filter(None, (unencodable_field(pack.payload(each)) for each in indexes)), str(error)
-        )
+        payloads = map(pack.payload, range(len(pack)))
+        reason = next(filter(None, map(unencodable_field, payloads)), str(error))
         msg = f"cannot publish: {reason}"
         raise UsageError(msg) from error
-
-
-def _check_size(body: bytes) -> None:
-    if len(body) > BODY_LIMIT_BYTES:
-        msg = (
-            f"cannot publish: expected a body of at most {BODY_LIMIT_BYTES} bytes, got"
-            f" {len(body)} bytes"
-        )
-        raise UsageError(msg)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from feedbus import broker
 from feedbus.broker.refused_messages import Refusal
@@ -48,10 +49,11 @@ class SharedSender:
         self._request_lock = threading.Lock()  # held while `_unsent_requests` changes
         self._unsent_requests: list[Request] = []  # requests that no thread has begun to send
 
-    def check(self, request: Request) -> None:
-        """Raise UsageError if a request can never be sent, because it cannot be encoded.
+    def encode_for_outbox(self, request: Request) -> Iterable[Mapping[str, Any]]:
+        """Encode a request that is sent later; return the payloads that the outbox stores.
 
-        LiveBus calls this before the records become rows of the outbox.
+        LiveBus calls this for a publish call in a transaction. So the content of the messages does
+        not change if the caller changes the payload before the commit.
 
         Args:
             request: the records of a publish call.
@@ -60,7 +62,9 @@ class SharedSender:
             UsageError: there is no such exchange, or a record cannot be published.
 
         """
-        self._encode(request)
+        request.messages = self._encode(request)
+        encoder = self._sender.encoder
+        return encoder.outbox_payloads(request.exchange, request.pack, request.messages)
 
     def send(self, request: Request) -> None:
         """Send a request, and set its `outcome`.
@@ -191,7 +195,10 @@ class SharedSender:
         return answer if isinstance(answer, BrokerOutage) else None
 
     def _encode(self, request: Request) -> Sequence[Outgoing]:
-        return self._sender.encoder.encode(request.exchange, request.pack, request.envelope)
+        encoder = self._sender.encoder
+        if request.messages is None:
+            return encoder.encode(request.exchange, request.pack, request.envelope)
+        return encoder.for_current_ring(request.exchange, request.messages, request.envelope)
 
     def _set_up_with_retries(self, timeout_seconds: float) -> Exception | None:
         """Read the current rings, and declare the topology if the broker has nothing of it.

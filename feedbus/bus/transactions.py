@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from feedbus.broker.refused_messages import Refusal
 from feedbus.bus.outbox_requests import put_records
 from feedbus.bus.publish_requests import Request
 from feedbus.errors import StoreOutage
+from feedbus.records.packs import Pack
 from feedbus.store import Store
 from feedbus.store.key_locks import Key
 from feedbus.store.outbox_publishing import log_messages_left, log_rows_left
@@ -27,17 +29,21 @@ class Transaction:
         self._store = store
         self._requests_with_ids: list[tuple[Request, list[int]]] = []
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request, payloads: Iterable[Mapping[str, Any]]) -> None:
         """Add the records of a publish call to the outbox.
 
         It is called for each publish in the block of the transaction.
 
         Args:
-            request: the records of the publish call.
+            request: the records of the publish call, already encoded.
+            payloads: the payload that the outbox stores for each record.
 
         """
-        outbox = self._store.outbox
-        ids = put_records(outbox, request.exchange, request.pack, request.envelope)
+        outbox, pack = self._store.outbox, request.pack
+        ids = put_records(outbox, request.exchange, pack, payloads, request.envelope)
+        # After this call, the caller may change the lists of the pack. Only the ids and the keys
+        # are still needed, because the records are encoded.
+        request.pack = Pack(pack.ids, [*pack.keys], {}, {})
         self._requests_with_ids.append((request, ids))
 
     @property

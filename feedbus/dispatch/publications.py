@@ -110,9 +110,12 @@ class Publications(Spool):
             Outage: the broker is unavailable.
 
         """
-        self.add(self._sender.encoder.encode(exchange, pack, envelope))
+        encoder = self._sender.encoder
+        messages = encoder.encode(exchange, pack, envelope)
+        self.add(messages)
         if self._leftovers is not None:
-            self._rows += put_records(self._store.outbox, exchange, pack, envelope)
+            payloads = encoder.outbox_payloads(exchange, pack, messages)
+            self._rows += put_records(self._store.outbox, exchange, pack, payloads, envelope)
             self._leftovers.register_sender(self, self._rows)
         if self._stream:
             self._unsent_records += len(pack)

@@ -10,15 +10,20 @@ from feedbus.errors import InvalidBody
 from feedbus.records.ids import MAX_ORDINAL, ORIGIN_BYTES, Ids, pick
 from feedbus.records.payloads import (
     ERROR_CHARACTERS,
+    MAX_DEPTH,
     SIMPLE,
     decode_payload,
     encode_payload,
     encode_simple,
+    too_deep,
 )
 from feedbus.wire.constants import PACK, SHORT_TEXT_BYTES
 
 MAX_EXPANDED_BYTES = 256 * 1024 * 1024  # limit for all records of a pack, as plain messages
 NAME_CHARACTERS = 60  # limit for a name in the text of an error
+# The levels of a pack. Its `{"columns": {name: [value, …]}}` has two levels more than a record.
+# `{"shared": {name: value}}` has one level more.
+PACK_LEVELS = MAX_DEPTH + 2
 KINDS: Mapping[type, str] = {dict: "a JSON object", list: "a list"}
 
 Kind = TypeVar("Kind")
@@ -128,7 +133,7 @@ class Pack:
         If a column contains the routing keys, the body has only the name of the column as `keys`.
 
         Raises:
-            ValueError: a value has no form in JSON, such as NaN.
+            ValueError: a value has no form in JSON, such as NaN, or a record has too many levels.
             TypeError: a value has a type that JSON lacks.
 
         """
@@ -137,7 +142,7 @@ class Pack:
             SIMPLE.issuperset(map(type, values)) for values in self.columns.values()
         )
         encode = encode_simple if simple else encode_payload
-        return encode(
+        body = encode(
             {
                 "origins": origins,
                 "owners": origin_indexes,
@@ -149,6 +154,12 @@ class Pack:
                 "columns": {name: _as_list(values) for name, values in self.columns.items()},
             }
         )
+        if not simple and (
+            too_deep(body, self.shared) or too_deep(body, self.columns, PACK_LEVELS - 1)
+        ):
+            msg = f"nested too deeply: more than {MAX_DEPTH} levels"
+            raise ValueError(msg)
+        return body
 
 
 def _distinct_origins(origins: str | Sequence[str]) -> tuple[list[str], list[int]]:
@@ -195,13 +206,15 @@ def decode(
             one by one: they are too large together, or have invalid routing keys or ids.
 
     """
-    payload = decode_payload(body, content_encoding)
     if content_type != PACK:
-        return pack_of_one(message_id, key, payload)
+        return pack_of_one(message_id, key, decode_payload(body, content_encoding))
+    payload = decode_payload(body, content_encoding, levels=PACK_LEVELS)
     try:
         pack = _pack(payload)
     except ValueError as error:
         raise InvalidBody({"": [f"not a pack: {error}"[:ERROR_CHARACTERS]]}) from error
+    if too_deep(body, pack.shared):
+        raise InvalidBody({"": [f"nested too deeply: more than {MAX_DEPTH} levels"]})
     if expands_too_far(len(body), pack):
         text = f"not a pack: its {len(pack)} records would be more than {MAX_EXPANDED_BYTES} bytes"
         raise InvalidBody({"": [text]})

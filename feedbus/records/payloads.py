@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 
-from feedbus.errors import InvalidBody
+from feedbus.errors import InvalidBody, UsageError
 from feedbus.records.raw_payload import Raw
 from feedbus.wire.nesting import deeper_than
 
@@ -106,7 +106,7 @@ def unencodable_field(payload: Mapping[str, Any]) -> str:
 
     """
     for name, value in payload.items():
-        reason = _why_not_encodable(value, str(name), 0)
+        reason = _why_not_encodable(value, str(name), 1)
         if reason:
             return f"field {reason}"
     return ""
@@ -170,11 +170,73 @@ def encode_payload(payload: Mapping[str, Any]) -> bytes:
         return _write(payload, ensure_ascii=True).encode()
 
 
+def payload_text(payload: Mapping[str, Any]) -> str:
+    """Return a payload as compact JSON, as a text that UTF-8 can represent, for a database.
+
+    Args:
+        payload: the fields of the record.
+
+    Raises:
+        ValueError: a value has no form in JSON, such as NaN.
+        TypeError: a value has a type that JSON lacks.
+
+    """
+    text = _write(payload, ensure_ascii=False)
+    return text if text.isascii() else encode_payload(payload).decode()
+
+
+def encode_record(payload: Mapping[str, Any]) -> bytes:
+    """Return the body of a plain message: a payload as compact JSON in UTF-8.
+
+    Args:
+        payload: the fields of the record.
+
+    Raises:
+        UsageError: the payload cannot be published; the error names the field.
+
+    """
+    try:
+        body = encode_payload(payload)
+    except (TypeError, ValueError, RecursionError) as error:
+        msg = f"cannot publish: {unencodable_field(payload) or error}"
+        raise UsageError(msg) from error
+    if too_deep(body, payload):
+        msg = f"cannot publish: {unencodable_field(payload)}"
+        raise UsageError(msg)
+    check_size(body)
+    return body
+
+
+def too_deep(body: bytes, payload: object, levels: int = MAX_DEPTH) -> bool:
+    """Whether a payload has more than this number of levels.
+
+    Args:
+        body: the JSON of the payload, or more. Counting its brackets takes less time than visiting
+            the values of the payload.
+        payload: the payload.
+        levels: the largest allowed number.
+
+    """
+    return body.count(b"[") + body.count(b"{") > levels and deeper_than(levels, payload)
+
+
+def check_size(body: bytes) -> None:
+    """Raise UsageError if consumers would refuse a body because of its size."""
+    if len(body) > BODY_LIMIT_BYTES:
+        msg = (
+            f"cannot publish: expected a body of at most {BODY_LIMIT_BYTES} bytes, got"
+            f" {len(body)} bytes"
+        )
+        raise UsageError(msg)
+
+
 def _write(payload: Mapping[str, Any], *, ensure_ascii: bool) -> str:
     return json.dumps(payload, separators=(",", ":"), ensure_ascii=ensure_ascii, allow_nan=False)
 
 
-def decode_payload(body: bytes, content_encoding: object = None) -> dict[str, Any]:
+def decode_payload(
+    body: bytes, content_encoding: object = None, *, levels: int = MAX_DEPTH
+) -> dict[str, Any]:
     """Return the JSON object in the body of a plain message, as a dict.
 
     If an object has a name twice, the last value is used.
@@ -183,10 +245,11 @@ def decode_payload(body: bytes, content_encoding: object = None) -> dict[str, An
         body: the bytes of the message.
         content_encoding: the property of the message: the encoding of the body's text. None and an
             unknown encoding are treated as UTF-8.
+        levels: the largest allowed number of levels.
 
     Raises:
-        InvalidBody: the body is not a JSON object, is larger than BODY_LIMIT_BYTES, or has more
-            than MAX_DEPTH levels.
+        InvalidBody: the body is not a JSON object, is larger than BODY_LIMIT_BYTES, or has too many
+            levels.
 
     """
     if content_encoding and content_encoding != "utf-8":
@@ -198,8 +261,8 @@ def decode_payload(body: bytes, content_encoding: object = None) -> dict[str, An
         payload = _read(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         payload = _read_slowly(body)
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and deeper_than(MAX_DEPTH, payload):
-        raise InvalidBody({"": [f"nested too deeply: more than {MAX_DEPTH} levels"]})
+    if too_deep(body, payload, levels):
+        raise InvalidBody({"": [f"nested too deeply: more than {levels} levels"]})
     if not isinstance(payload, dict):
         raise InvalidBody({"": [f"expected a JSON object, got {type(payload).__name__}"]})
     return payload

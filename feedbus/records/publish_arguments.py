@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from feedbus.errors import UsageError
@@ -145,6 +146,56 @@ def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[
             refuse(f"{name}: key", "str", key)
         mappings.append((mapping, key))
     return mappings
+
+
+def taken(
+    pairs: Iterable[Any], remaining: Iterator[Any], first: int, limit: int | None = None
+) -> list[Any]:
+    """Return the next pairs of the argument of publish_many(), with copies of their payloads.
+
+    A generator may yield the same dict again and again, with other values. So each payload is
+    copied when the pair is taken; the values of its fields are not copied. The pairs of a list or a
+    tuple cannot change while they are taken, so they are not copied.
+
+    Args:
+        pairs: the argument `pairs` of publish_many().
+        remaining: the iterator over it.
+        first: the index of the next pair, for errors.
+        limit: the largest number of pairs; None for all.
+
+    Raises:
+        TypeError: an item is not a pair, or a payload or a key has a wrong type.
+
+    """
+    some = islice(remaining, limit)
+    if isinstance(pairs, list | tuple):
+        return list(some)
+    return [
+        (pair[0].copy(), pair[1])
+        if type(pair) is tuple and len(pair) == 2 and type(pair[0]) is dict  # noqa: PLR2004 -- a pair
+        else copied_pair(pair, number)
+        for number, pair in enumerate(some, start=first)
+    ]
+
+
+def copied_pair(pair: Any, index: int) -> tuple[Mapping[str, Any], str]:
+    """Return a pair of publish_many() whose payload is a new dict.
+
+    Args:
+        pair: the pair, of a payload and a routing key.
+        index: the index of the pair in the argument of publish_many(), for errors.
+
+    Raises:
+        TypeError: the item is not a pair, or the payload or the key has a wrong type.
+
+    """
+    ((payload, key),) = as_mappings([pair], index)
+    return dict(payload), key
+
+
+def copied_list(values: Sequence[Any]) -> Sequence[Any]:
+    """Return a copy of a list of values, or the values themselves if they cannot change."""
+    return values if isinstance(values, tuple | range) else list(values)
 
 
 def check_columns(exchange: object, columns: Any, keys: Any, shared: object) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
-from feedbus.records.publish_arguments import NO_KEY, is_list
+from feedbus.records.publish_arguments import NO_KEY, copied_list, is_list
 from feedbus.wire.message_options import PublishOptions
 from feedbus.wrong_argument import refuse
 
@@ -80,6 +80,12 @@ class Part:
         elif not isinstance(self.key, str) and len(self.key) != count:
             raise UsageError(_count_error("key", self.key, count))
         return self
+
+    def copy_lists(self) -> None:
+        """Copy the lists of the part, because it is sent later, and the caller may change them."""
+        self.columns = {name: copied_list(values) for name, values in self.columns.items()}
+        if not isinstance(self.key, str):
+            self.key = copied_list(self.key)
 
     def split(self, max_messages: int) -> Iterator[Part]:
         """Split the messages, in order, into parts of similar sizes, each up to max_messages.

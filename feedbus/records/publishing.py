@@ -8,7 +8,12 @@ from typing import Any, Unpack
 from feedbus.errors import UsageError
 from feedbus.records.batch import Batch
 from feedbus.records.payloads import Payload
-from feedbus.records.publish_arguments import NO_KEY, as_mappings, check_many, is_list
+from feedbus.records.publish_arguments import (
+    NO_KEY,
+    check_many,
+    copied_pair,
+    is_list,
+)
 from feedbus.records.published_parts import COLUMN, Part, check_fields
 from feedbus.units import counted
 from feedbus.wire.message_options import PublishOptions
@@ -84,7 +89,10 @@ class PublishingRecords:
             part = Part(
                 exchange, key, key_column, own_columns | lists, all_shared, indexes, options or None
             )
-            self._collect(part.check())
+            part.check()
+            if lists or not isinstance(key, str):
+                part.copy_lists()
+            self._collect(part)
         return len(self._indexes)
 
     def publish_columns(
@@ -127,15 +135,16 @@ class PublishingRecords:
             if isinstance(source, str):
                 same[field] = self._batch.column(source)[cause]
             else:
-                lists[field] = source
                 if not is_list(source):
                     refuse(f"columns[{field!r}]", COLUMN, source)
+                lists[field] = source
         if not lists:
             msg = "publish_columns: columns: expected at least one list of values, got none"
             raise UsageError(msg)
         causes = [cause] * len(next(iter(lists.values())))
         part = Part(exchange, key, key_column, lists, same, causes).check()
         if causes:
+            part.copy_lists()
             self._collect(part)
         return len(causes)
 
@@ -154,7 +163,7 @@ class PublishingRecords:
         check_many(exchange, pairs)
         causes, count = [self._only("publish_many")], 0
         for pair in pairs:
-            ((fields, key),) = as_mappings([pair], count)
+            fields, key = copied_pair(pair, count)
             self._collect(Part(exchange, key, None, {}, fields, causes).check())
             count += 1
         return count

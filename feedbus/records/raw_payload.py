@@ -12,6 +12,10 @@ from feedbus.wrong_argument import refuse
 # Within feedbus and in the outbox, such a payload is a mapping with this single field.
 RAW = "feedbus-raw"
 BASE64 = "base64"
+# If an exchange has a content type, the outbox has a mapping with this single field for each
+# message: the base64 form of the body. The payload may have values that JSON cannot represent, but
+# that the codec of the content type can encode.
+BODY = "feedbus-body"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Unpack
 
-from feedbus.records.payloads import Payload
+from feedbus.codecs import BodyEncoder
+from feedbus.records.payloads import Payload, encode_record, payload_text
 from feedbus.records.publish_arguments import (
     NO_KEY,
     check_id,
@@ -18,6 +19,7 @@ from feedbus.records.publish_arguments import (
 from feedbus.records.publish_options import envelope_of
 from feedbus.store.protocol import OutboxRow
 from feedbus.store.tables import ROWS_AT_ONCE, Database, Table, now
+from feedbus.topology import Topology
 from feedbus.wire.message_options import PublishOptions
 
 ROW = ("routing_key", "payload", "message_id")  # the values of a message in put_many()
@@ -47,19 +49,18 @@ class SqlOutbox(Table):
             f" SELECT :project, :exchange, :now, CAST(:options AS text), {columns} FROM {source}"
             " RETURNING id"
         )
-        self._has_shards: Callable[[str], bool] = lambda _: False
+        self._topology: Topology | None = None
 
-    def check_exchanges(self, has_shards: Callable[[str], bool]) -> None:
-        """Make put() refuse unknown exchanges, and a missing key if the exchange has shards.
+    def check_exchanges(self, topology: Topology) -> None:
+        """Make put() refuse messages that can never be sent to the exchanges of a topology.
 
-        Before this call, put() accepts any exchange. The method is called once, when the store of a
-        topology is opened.
+        Before this call, put() accepts any exchange, and encodes each payload as JSON. The method
+        is called once, when the store of a topology is opened.
 
         Args:
-            has_shards: returns whether the exchange with this name has shards, or raises UsageError
-                if there is no such exchange.
+            topology: the topology of the store.
         """
-        self._has_shards = has_shards
+        self._topology, self._bodies = topology, BodyEncoder(topology)
 
     def put(
         self,
@@ -84,20 +85,24 @@ class SqlOutbox(Table):
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: there is no such exchange, the exchange has shards and there is no key, or
-                the key or the message id is not valid.
+            UsageError: there is no such exchange, the record cannot be published, or the exchange
+                has shards and there is no key.
             ValueError: an option is out of its limits.
         """
         fields = check_record(exchange, payload, key, message_id)
         envelope = envelope_of(options, "message_id")
-        has_shards = self._has_shards(exchange)
+        declared = self._topology.exchange(exchange) if self._topology is not None else None
         if key is NO_KEY:
-            key = without_key(exchange, has_shards=has_shards)
+            key = without_key(exchange, has_shards=declared is not None and declared.hashed)
         check_keys([key])
         if message_id:
             check_id(message_id)
         options_text = None if envelope is None else json.dumps(envelope.options())
-        text, created_at = _text(fields), now(self._clock)
+        if declared is None:
+            text = encode_record(fields).decode()
+        else:
+            text = self._bodies.outbox_text(declared, fields)
+        created_at = now(self._clock)
         message_id = message_id or self._clock.unique()
         (row,) = self._put(exchange, [(key, text, message_id)], options_text, created_at)
         return OutboxRow(row, exchange, key, text, message_id, options_text, created_at)
@@ -120,7 +125,7 @@ class SqlOutbox(Table):
         created_at, remaining = now(self._clock), iter(rows)
         options_text = json.dumps(options) if options else None
         while some_rows := [
-            (key, _text(payload), message_id)
+            (key, payload_text(payload), message_id)
             for key, payload, message_id in islice(remaining, ROWS_AT_ONCE)
         ]:
             ids += self._put(exchange, some_rows, options_text, created_at)
@@ -227,7 +232,3 @@ class SqlOutbox(Table):
             self._execute(sql, {"ids": self._list(ids[start : start + ROWS_AT_ONCE])}).rowcount
             for start in range(0, len(ids), ROWS_AT_ONCE)
         )
-
-
-def _text(payload: Mapping[str, Any]) -> str:
-    return json.dumps(payload, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

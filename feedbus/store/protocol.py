@@ -67,8 +67,8 @@ class Outbox(Protocol):
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: there is no such exchange, the exchange has shards and there is no key, or
-                the key or the message id is not valid.
+            UsageError: there is no such exchange, the record cannot be published, or the exchange
+                has shards and there is no key.
             ValueError: an option is out of its limits.
         """
 

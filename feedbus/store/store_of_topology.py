@@ -131,7 +131,7 @@ def check_is_store(given: object) -> None:
 def _make(topology: Topology, application_name: str, waiting: Waiting) -> Store:
     store = _make_with_adapter(topology, application_name, waiting)
     if isinstance(store, SqlStore):
-        store.outbox.check_exchanges(lambda name: topology.exchange(name).hashed)
+        store.outbox.check_exchanges(topology)
     return store
 
 

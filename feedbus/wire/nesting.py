@@ -5,26 +5,34 @@ Code that reads or writes nested values recursively fails if they have too many 
 
 from __future__ import annotations
 
-from itertools import chain
+from typing import Any
+
+CONTAINERS = (dict, list, tuple)
+SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 def deeper_than(levels: int, value: object) -> bool:
     """Whether a value has more than this number of levels of dicts, lists or tuples.
 
-    A payload is checked when its body is decoded, and the headers of a message when the embedded
-    broker stores the message.
+    A payload is checked when it is published, and when its body is decoded. The headers of a
+    message are checked when the embedded broker stores the message.
 
     Args:
         levels: the largest allowed number. A dict without inner dicts or lists has one level.
         value: the decoded value, such as a payload.
 
     """
-    level = [value] if isinstance(value, dict | list | tuple) else []
+    level: list[Any] = [value] if isinstance(value, CONTAINERS) else []
     for _ in range(levels):
-        inner = chain.from_iterable(
-            each.values() if isinstance(each, dict) else each for each in level
-        )
-        level = [each for each in inner if isinstance(each, dict | list | tuple)]
+        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        # Most containers contain only scalars. The first condition skips them in a short time.
+        level = [
+            each
+            for values in inner
+            if not SCALARS.issuperset(map(type, values))
+            for each in values
+            if isinstance(each, CONTAINERS)
+        ]
         if not level:
             return False
     return bool(level)
