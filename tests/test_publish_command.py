@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from feedbus import broker, config
 from feedbus.broker_names import Names
+from feedbus.bus import LiveBus
 from feedbus.cli import main
 from feedbus.topology import Topology
 
@@ -106,3 +107,40 @@ def test_a_body_that_is_not_json_is_reported_with_its_place(tmp_path: Path) -> N
         "lines:2: expected a JSON object, got '[1]'; published from the lines before it: 1 message"
     )
     assert f"error: {expected}\n" in done.output
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ('{"id": NaN, "k": "chair"}', "cannot publish: field 'id': float: "),
+        ('{"id": 1e999, "k": "chair"}', "cannot publish: field 'id': float: "),
+        ('{"id": 1, "k": "' + "k" * 256 + '"}', "expected a routing key of at most 255 bytes"),
+        ('{"feedbus-raw": "x", "k": "chair"}', "cannot publish Raw(…) to exchange 'orders'"),
+        ('{"id": ' + "[" * 200 + "]" * 200 + ', "k": "chair"}', "nested too deeply"),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--priority", "1"]])
+def test_a_message_that_cannot_be_published_is_reported_with_its_line(
+    shop: Topology, tmp_path: Path, line: str, error: str, options: list[str]
+) -> None:
+    (tmp_path / "lines").write_text('{"id": 1, "k": "chair"}\n' * 3 + f"{line}\n")
+    arguments = ["publish", "orders", "--key-field", "k", "--file", "lines", *options]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert done.output.startswith("error: lines:4: ")
+    assert error in done.output
+    assert done.output.endswith("; published from the lines before it: 3 messages\n")
+    assert [taken(shop) is not None for _ in range(4)] == [True, True, True, False]
+
+
+@pytest.mark.usefixtures("shop")
+def test_the_error_of_returned_messages_says_how_many_were_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LiveBus, "PAIRS_AT_ONCE", 2)
+    keys = ["chair"] * 4 + ["lamp"] + ["chair"]
+    (tmp_path / "lines").write_text("".join(f'{{"k": "{key}"}}\n' for key in keys))
+    arguments = ["publish", "orders", "--key-field", "k", "--file", "lines"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert "the broker has confirmed the first 4 messages of lines" in done.output

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from feedbus.cli import Context
 from feedbus.cli.duration_option import DURATION
 from feedbus.cli.interruption import reported
 from feedbus.cli.name_completion import EXCHANGE
-from feedbus.errors import UsageError
+from feedbus.errors import PublishError, UsageError
 from feedbus.name_list import expected_one_of
 from feedbus.printable import printable
 from feedbus.units import counted
@@ -81,8 +82,8 @@ def command(  # noqa: PLR0913 -- an option each
     """Publish to EXCHANGE and wait until the broker has confirmed each message.
 
     If no queue would have received a message, the broker returns it, and the exit code is 1. A
-    message with --delay is not returned. If a line of --file cannot be read, the command publishes
-    the lines before it, and ends with an error that names the line.
+    message with --delay is not returned. If a line of --file cannot be read or published, the
+    command publishes the lines before it, and ends with an error that names the line.
     """
     from feedbus.bus import connect
     from feedbus.records.publish_options import envelope_of
@@ -119,9 +120,14 @@ def command(  # noqa: PLR0913 -- an option each
     lines = [text.encode()] if text is not None else file or []
     place = "--json" if file is None else f"{printable(file.name)}:{{}}"
     faults: list[UsageError] = []
-    pairs = _counted(_until_fault(_pairs(lines, key or "", key_field, place), faults))
+    read = _checked(topology, exchange, _pairs(lines, key or "", key_field, place))
+    pairs = _counted(_until_fault(read, faults))
     count = 0
-    with reported(lambda: _interrupted(count, file)), connect(topology) as bus:
+    with (
+        reported(lambda: _interrupted(count, file)),
+        _with_count(lambda: _interrupted(count, file) if file is not None else ""),
+        connect(topology) as bus,
+    ):
         if plain:
             counts = _publish_together(bus, exchange, pairs)
         else:
@@ -135,6 +141,18 @@ def command(  # noqa: PLR0913 -- an option each
         raise UsageError(msg) from fault
     click.echo(f"{counted(count, 'message')} published to {exchange}")
     _warn_if_unread(topology)
+
+
+@contextmanager
+def _with_count(state: Callable[[], str]) -> Iterator[None]:
+    """Add how many messages were published to the error for messages that the broker refused."""
+    try:
+        yield
+    except PublishError as error:
+        if not state():
+            raise
+        msg = f"{error}; {state()}"
+        raise UsageError(msg) from error
 
 
 def _warn_if_unread(topology: Topology) -> None:
@@ -193,8 +211,39 @@ def _interrupted(count: int, file: IO[bytes] | None) -> str:
     )
 
 
-def _pairs(lines: Any, key: str, key_field: str | None, place: str) -> Iterator[Pair]:
-    """Yield the payload and the routing key of each line that is not empty.
+def _checked(
+    topology: Topology, exchange: str, located: Iterator[tuple[str, Pair]]
+) -> Iterator[Pair]:
+    """Yield the pairs, and check that each can be published.
+
+    The bus publishes many pairs together, so its error for one of them would name no line.
+
+    Args:
+        topology: the topology with the exchange.
+        exchange: the name of the exchange.
+        located: the pairs, each after its place.
+
+    Raises:
+        UsageError: a record cannot be published; the error names the place.
+
+    """
+    from feedbus.codecs import BodyEncoder
+    from feedbus.records.publish_arguments import check_keys
+
+    bodies, declared = BodyEncoder(topology), topology.exchange(exchange)
+    for place, pair in located:
+        payload, key = pair
+        try:
+            check_keys([key])
+            bodies.encode(declared, payload)
+        except UsageError as error:
+            msg = f"{place}: {error}"
+            raise UsageError(msg) from error
+        yield pair
+
+
+def _pairs(lines: Any, key: str, key_field: str | None, place: str) -> Iterator[tuple[str, Pair]]:
+    """Yield the place of each line that is not empty, with its payload and routing key.
 
     Args:
         lines: lines of bytes, each with a JSON object.
@@ -219,7 +268,8 @@ def _pairs(lines: Any, key: str, key_field: str | None, place: str) -> Iterator[
             raise UsageError(msg)
         if key_field is not None and key_field not in payload:
             raise UsageError(_no_field(place.format(number), key_field, payload))
-        yield payload, (key if key_field is None else str(payload[key_field]))
+        pair = (payload, key if key_field is None else str(payload[key_field]))
+        yield place.format(number), pair
 
 
 def _until_fault(pairs: Iterator[Pair], faults: list[UsageError]) -> Iterator[Pair]:
