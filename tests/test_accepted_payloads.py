@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from feedbus import Raw, Records, UsageError, broker, handler
 from feedbus.broker_names import Names
 from feedbus.bus import AsyncBus
 from feedbus.config import load
+from feedbus.records.packs import Pack, decode
 from feedbus.records.payloads import BODY_LIMIT_BYTES
 from feedbus.testing import TestSystem
 from feedbus.topology import Topology
+from feedbus.wire.constants import PACK
 
 TOPOLOGY = """
 name = "shop"
@@ -33,6 +37,8 @@ orders = { type = "fanout" }
 pickles = { type = "fanout", content_type = "application/x-pickle" }
 texts = { type = "fanout", content_type = "text/plain" }
 ring = { type = "x-consistent-hash", pack = 10 }
+pairs = { type = "fanout", pack = 2 }
+colors = { type = "fanout" }
 jobs = { type = "fanout" }
 
 [queues.orders]
@@ -51,6 +57,14 @@ handler = "tests.test_accepted_payloads:ignore_text"
 exchange = "ring"
 shards = 2
 handler = "tests.test_accepted_payloads:ignore"
+
+[queues.pairs]
+exchange = "pairs"
+handler = "tests.test_accepted_payloads:ignore"
+
+[queues.colors]
+exchange = "colors"
+handler = "tests.test_accepted_payloads:publish_colors"
 
 [queues.jobs]
 exchange = "jobs"
@@ -274,3 +288,85 @@ def test_a_payload_with_too_many_levels_is_refused_and_stops_no_other(system: Te
     payloads = [each.payload for each in system.handled("ring")]
     assert payloads == [{"n": 1}, deep, {"n": 2}, deep, deep]
     assert len(system.handled("orders")) == 5
+
+
+class Color(str, Enum):  # noqa: UP042 -- str() of a member of a StrEnum is its value
+    RED = "red"
+    BLUE = "blue"
+
+
+class Number(int, Enum):
+    ONE = 1
+
+    def __str__(self) -> str:
+        return "one"
+
+
+@handler(batch=True)
+def publish_colors(records: Records) -> None:
+    """Publish with members of enums as keys."""
+    (record,) = records.singles()
+    for number, color in enumerate(COLORS):
+        record.publish_columns("ring", {"n": [number], "c": [color]}, key_column="c")
+    for number, color in enumerate(COLORS):
+        record.publish_columns("pairs", {"n": [number]}, key=color)
+        record.publish_columns("pairs", {"n": [number]}, key=[color])
+
+
+COLORS = [Color.RED, "red", Color.BLUE, "blue", Color.RED, "red"]
+
+
+def publish_columns(bus: Any, exchange: str) -> None:
+    bus.publish_columns(exchange, {"n": [*range(len(COLORS))], "c": COLORS}, "c")
+
+
+def publish_with_keys(bus: Any, exchange: str) -> None:
+    bus.publish_columns(exchange, {"n": [*range(len(COLORS))]}, COLORS)
+
+
+def publish_pairs(bus: Any, exchange: str) -> None:
+    bus.publish_many(exchange, [({"n": n}, color) for n, color in enumerate(COLORS)])
+
+
+def publish_each(bus: Any, exchange: str) -> None:
+    for number, color in enumerate(COLORS):
+        bus.publish(exchange, {"n": number}, color)
+
+
+@pytest.mark.parametrize(
+    "publish", [publish_columns, publish_with_keys, publish_pairs, publish_each]
+)
+@pytest.mark.parametrize("exchange", ["ring", "pairs", "orders"])
+def test_a_member_of_an_enum_is_the_key_that_its_value_is(
+    system: TestSystem, publish: Any, exchange: str
+) -> None:
+    publish(system.bus, exchange)
+    with system.bus.transaction():
+        publish(system.bus, exchange)
+    keys = Counter(each.key for each in system.published())
+    assert keys == {"red": 8, "blue": 4}
+    assert {type(each.key) for each in system.published()} == {str}
+    system.run()
+    for key in ("red", "blue"):
+        expected = [n for n, color in enumerate(COLORS) if color == key] * 2
+        handled = [each for each in system.handled() if each.payload["n"] in expected]
+        assert [each.payload["n"] for each in handled] == expected
+        assert len({each.consumer for each in handled}) == 1
+
+
+def test_a_batch_handler_may_use_members_of_an_enum_as_keys(system: TestSystem) -> None:
+    system.publish("colors", {"n": 0})
+    system.run()
+    for queue, copies in (("ring", 1), ("pairs", 2)):
+        for key in ("red", "blue"):
+            expected = [n for n, color in enumerate(COLORS) if color == key for _ in range(copies)]
+            numbers = [each.payload["n"] for each in system.handled(queue)]
+            assert [number for number in numbers if number in expected] == expected
+
+
+def test_the_key_of_a_column_is_the_text_of_its_json() -> None:
+    values = [Color.RED, "red", Number.ONE, 1, 1.5, True, None, 2**70]
+    pack = Pack.numbered("a", "k", {}, {"k": values})
+    read = decode(pack.encode(), PACK, "", "")
+    assert pack.keys == read.keys == list(map(pack.key, range(len(values))))
+    assert pack.keys == ["red", "red", "1", "1", "1.5", "True", "None", str(2**70)]

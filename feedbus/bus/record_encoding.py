@@ -13,7 +13,7 @@ from feedbus.broker_names import Names
 from feedbus.codecs import BodyEncoder, body_payload, check_no_raw
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
-from feedbus.records.packs import Pack, decode, expands_too_far
+from feedbus.records.packs import Pack, decode, expands_too_far, plain_keys
 from feedbus.records.payloads import BODY_LIMIT_BYTES, Payload, check_size, unencodable_field
 from feedbus.records.publish_arguments import as_mappings, check_id, check_keys
 from feedbus.ring import Ring
@@ -79,7 +79,7 @@ def _packs(pairs: Sequence[tuple[Any, str]], origin: str) -> Iterator[Pack]:
             else:
                 columns[name] = values
         ids = Ids(origin, range(start, end))
-        keys = [key for _, key in run]
+        keys = plain_keys([key for _, key in run])
         "".join(keys)  # raises TypeError if one is not a text
         yield Pack(ids, keys, shared, columns)
         start = end

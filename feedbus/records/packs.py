@@ -24,6 +24,7 @@ NAME_CHARACTERS = 60  # limit for a name in the text of an error
 # The levels of a pack. Its `{"columns": {name: [value, …]}}` has two levels more than a record.
 # `{"shared": {name: value}}` has one level more.
 PACK_LEVELS = MAX_DEPTH + 2
+USUAL_KEYS = SIMPLE | {float}  # for values of these types, str() is the text of a key
 KINDS: Mapping[type, str] = {dict: "a JSON object", list: "a list"}
 
 Kind = TypeVar("Kind")
@@ -71,7 +72,10 @@ class Pack:
             columns: the other fields. Each is mapped to a list with one value per record.
 
         """
-        count = len(columns[keys_or_column] if isinstance(keys_or_column, str) else keys_or_column)
+        if isinstance(keys_or_column, str):
+            count = len(columns[keys_or_column])
+        else:
+            count, keys_or_column = len(keys_or_column), plain_keys(keys_or_column)
         return cls(Ids(origin, range(count)), keys_or_column, shared, columns)
 
     def __len__(self) -> int:
@@ -86,7 +90,7 @@ class Pack:
     def keys(self) -> Sequence[str]:
         """The routing key of each record."""
         if isinstance(self.keys_or_column, str):
-            return list(map(str, self.columns[self.keys_or_column]))
+            return key_texts(self.columns[self.keys_or_column])
         return self.keys_or_column
 
     def key(self, index: int) -> str:
@@ -97,7 +101,7 @@ class Pack:
 
         """
         if isinstance(self.keys_or_column, str):
-            return str(self.columns[self.keys_or_column][index])
+            return _key_text(self.columns[self.keys_or_column][index])
         return self.keys_or_column[index]
 
     def select(self, indexes: Sequence[int]) -> Pack:
@@ -160,6 +164,47 @@ class Pack:
             msg = f"nested too deeply: more than {MAX_DEPTH} levels"
             raise ValueError(msg)
         return body
+
+
+def key_texts(values: Sequence[Any]) -> Sequence[str]:
+    """Return the routing keys for the values of a column.
+
+    Args:
+        values: the values of the column, before they become JSON or after.
+
+    """
+    usual = USUAL_KEYS.issuperset(map(type, values))
+    return list(map(str if usual else _key_text, values))
+
+
+def _key_text(value: object) -> str:
+    """Return the routing key for a value of a column: the text of the value in the JSON.
+
+    A consumer reads the keys from the JSON of a pack. For an instance of a subclass of str, int or
+    float, such as a member of an Enum, str() can return another text, such as "Color.RED".
+    """
+    if type(value) is str:
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int.__repr__(value)
+    return float.__repr__(value) if isinstance(value, float) else str(value)
+
+
+def plain_keys(keys: Sequence[str]) -> Sequence[str]:
+    """Return routing keys of which none is an instance of a subclass of str.
+
+    A member of an Enum that is also a str is equal to its text, but has another hash. So keys with
+    the same text would go to different packs, which can overtake each other.
+
+    Args:
+        keys: the routing keys of some records. Items of other types are returned unchanged.
+
+    """
+    if set(map(type, keys)) == {str}:
+        return keys
+    return [str.__str__(key) if isinstance(key, str) else key for key in keys]
 
 
 def _distinct_origins(origins: str | Sequence[str]) -> tuple[list[str], list[int]]:
@@ -251,7 +296,8 @@ def pack_of_one(message_id: str, key: str, payload: Mapping[str, Any]) -> Pack:
         payload: the fields of the record.
 
     """
-    return Pack(Ids.of(message_id), [key], payload, {})
+    plain_key = key if type(key) is str else str.__str__(key)
+    return Pack(Ids.of(message_id), [plain_key], payload, {})
 
 
 def _pack(payload: Mapping[str, Any]) -> Pack:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
-from feedbus.records.packs import Pack
+from feedbus.records.packs import Pack, plain_keys
 from feedbus.records.publish_arguments import NO_KEY, copied_list, is_list
 from feedbus.wire.message_options import PublishOptions
 from feedbus.wrong_argument import refuse
@@ -51,6 +51,8 @@ class Part:
     def check(self) -> Part:
         """Check the arguments of the call, and return the part itself.
 
+        Keys of a subclass of str become texts of the type str: see plain_keys().
+
         Raises:
             TypeError: an argument has a wrong type.
             UsageError: the lists differ in length, key_column names no column, or both key and
@@ -59,8 +61,8 @@ class Part:
         """
         if not isinstance(self.exchange, str):
             refuse("exchange", "str", self.exchange)
-        if type(self.key) is not str and not isinstance(self.key, str) and not is_list(self.key):
-            refuse("key", "str, or a list with one for each message", self.key)
+        if type(self.key) is not str and self.key is not NO_KEY:
+            self.key = _plain_key(self.key)
         if self.key_column is not None and not isinstance(self.key_column, str):
             refuse("key_column", "str or None", self.key_column)
         count = len(self.causes)
@@ -169,6 +171,14 @@ class PartPublisher(Protocol):
 
 def _is_mapping(fields: object) -> bool:
     return type(fields) is dict or isinstance(fields, Mapping)
+
+
+def _plain_key(key: str | Sequence[str]) -> str | Sequence[str]:
+    if isinstance(key, str):
+        return str.__str__(key)
+    if not is_list(key):
+        refuse("key", "str, or a list with one for each message", key)
+    return plain_keys(key)
 
 
 def _count_error(name: str, values: Sequence[Any], count: int) -> str:
