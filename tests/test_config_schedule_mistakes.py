@@ -8,6 +8,7 @@ import pytest
 
 from feedbus import config
 from feedbus.errors import TopologyError
+from feedbus.records.payloads import BODY_LIMIT_BYTES
 from tests.topologies import FEED, MARK, START, STOCKTAKING, assert_reported, write
 
 WRONG = {
@@ -44,6 +45,13 @@ WRONG = {
     '{ type = "topic" }|{ type = "topic", content_type = "text/plain" }': (
         "exchange: 'orders' publishes text/plain, and a schedule's payload is JSON"
     ),
+    '{ kind = "stocktaking"|{ feedbus-raw = "stocktaking"': (
+        "payload.feedbus-raw: the field 'feedbus-raw' is reserved for texts and bytes"
+    ),
+    '"stocktaking"|"' + "x" * BODY_LIMIT_BYTES + '"': (
+        "payload: cannot publish: expected a body of at most 4194304 bytes"
+    ),
+    "[1, 2]|" + "[" * 200 + "]" * 200: "nested too deeply",
     'payload  =|catch_up = "1s"\npayload =': 'catch_up: expected a duration of at least "10s"',
     "[schedules|[operations]\nenabled = false\n[schedules": (
         "enabled: the operations process fires the [schedules]: expected true"

@@ -19,7 +19,10 @@ from feedbus.config.option_types import Duration, Name, Text
 from feedbus.config.problems import Fault, describe
 from feedbus.config.table_types import TableSchema
 from feedbus.cron import Cron, WrongCron
+from feedbus.errors import UsageError
 from feedbus.name_list import nearest
+from feedbus.records.payloads import encode_record
+from feedbus.records.raw_payload import RAW
 from feedbus.topic_patterns import topic_matches, words_of
 from feedbus.wire.content_types import bare_type, is_known
 from feedbus.wire.header_checks import checked_headers
@@ -182,6 +185,7 @@ def check_schedules(draft: Draft) -> Faults:
     for name, options in schedules.items():
         path: KeyPath = ("schedules", name)
         yield from _exchange(draft, (*path, "exchange"), options)
+        yield from _payload(draft, (*path, "payload"), options)
         if 0 < options.get("catch_up_seconds", math.inf) < LEAST_CATCH_UP_SECONDS:
             yield (*path, "catch_up"), Fault(expected='a duration of at least "10s"')
     if schedules and not draft.loaded.get("operations", {}).get("enabled", True):
@@ -224,6 +228,32 @@ def _exchange(draft: Draft, path: KeyPath, options: Options) -> Faults:
         yield (*path[:-1], "key"), Fault(message=message, expected="a routing key")
     if not exchange.get("external", False):
         yield from _key(draft, path, options)
+
+
+def _payload(draft: Draft, path: KeyPath, options: Options) -> Faults:
+    """Yield a fault if publish() would refuse the payload of a schedule.
+
+    A codec of the project can change the payload, so its bodies are not checked.
+
+    Args:
+        draft: the loaded values of the file.
+        path: the path of the option `payload` of the schedule.
+        options: the loaded options of the schedule.
+
+    """
+    payload: Mapping[str, Any] = options.get("payload", {})
+    exchange = draft.loaded.get("exchanges", {}).get(options.get("exchange"), {})
+    content_type = exchange.get("content_type")
+    if bare_type(content_type) in map(bare_type, draft.loaded.get("codecs", {})):
+        return
+    if RAW in payload and content_type is None:
+        message = f"the field '{RAW}' is reserved for texts and bytes"
+        yield (*path, RAW), Fault(message=message, expected="another name", at_key=True)
+        return
+    try:
+        encode_record(payload)
+    except UsageError as error:
+        yield path, Fault(message=str(error))
 
 
 def _key(draft: Draft, path: KeyPath, options: Options) -> Faults:
