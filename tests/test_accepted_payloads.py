@@ -22,7 +22,7 @@ from feedbus.bus import AsyncBus
 from feedbus.config import load
 from feedbus.records.packs import Pack, decode
 from feedbus.records.payloads import BODY_LIMIT_BYTES
-from feedbus.testing import TestSystem
+from feedbus.testing import RecordingBus, TestSystem
 from feedbus.topology import Topology
 from feedbus.wire.constants import PACK
 
@@ -250,6 +250,18 @@ def test_a_generator_may_yield_one_dict_again_and_again(system: TestSystem) -> N
     system.run()
     for queue in ("ring", "orders"):
         assert [each.payload["n"] for each in system.handled(queue)] == [0, 1, 2]
+
+
+def test_a_recording_bus_records_each_payload_as_it_was() -> None:
+    bus, order = RecordingBus(), {"n": [0]}
+    bus.publish("orders", order)
+    order["n"][0] = 1
+    bus.publish("orders", order, priority=1)
+    Records.of([{}], bus=bus).publish("orders", shared=order)
+    bus.publish_many("orders", one_dict())
+    order["n"][0] = 2
+    payloads = [each.payload for each in bus.published]
+    assert payloads == [{"n": [0]}, {"n": [1]}, {"n": [1]}, {"n": 0}, {"n": 1}, {"n": 2}]
 
 
 async def publish_one_dict(topology: Topology) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from feedbus.records.publish_arguments import (
     as_mappings,
     check_columns,
     check_many,
+    taken,
     without_key,
 )
 from feedbus.records.publish_options import envelope_of
@@ -33,7 +35,8 @@ class RecordingBus(Bus):
             None to accept any exchange.
 
     Attributes:
-        published: the published records, in order.
+        published: the published records, in order. They are copies, so they stay unchanged if the
+            handler changes a payload later.
 
     Example:
         >>> bus = RecordingBus("topology.toml")
@@ -72,11 +75,12 @@ class RecordingBus(Bus):
             UsageError: there is no such exchange, or a payload or key cannot be published.
         """
         check_many(exchange, pairs)
-        found = as_mappings(list(pairs))
+        found = as_mappings(taken(pairs, iter(pairs), 0))
         for pack in pack_pairs(found, "recorded"):
             if self._encoder is not None:
                 self._encoder.encode(exchange, pack)
-        self.published += [Published(exchange, key, dict(payload)) for payload, key in found]
+        for payload, key in found:
+            self._record(exchange, payload, key)
         return len(found)
 
     def publish_columns(
@@ -110,7 +114,7 @@ class RecordingBus(Bus):
     ) -> None:
         if self._encoder is not None:
             self._encoder.encode(exchange, pack_of_one("recorded", key, fields), envelope)
-        self.published.append(Published(exchange, key, dict(fields), options=envelope.options()))
+        self._record(exchange, fields, key, envelope)
 
     def publish_part(self, part: Part) -> None:
         """Append the messages of a part to `published`.
@@ -130,8 +134,11 @@ class RecordingBus(Bus):
         pack = part.pack(Ids("recorded", range(len(part))))
         if self._encoder is not None:
             self._encoder.encode(part.exchange, pack)
+        for index, key in enumerate(pack.keys):
+            self._record(part.exchange, pack.payload(index), key, envelope)
+
+    def _record(
+        self, exchange: str, payload: Mapping[str, Any], key: str, envelope: Envelope | None = None
+    ) -> None:
         options = envelope.options() if envelope is not None else {}
-        self.published += [
-            Published(part.exchange, key, pack.payload(index), options=options)
-            for index, key in enumerate(pack.keys)
-        ]
+        self.published.append(Published(exchange, key, deepcopy(dict(payload)), options=options))
