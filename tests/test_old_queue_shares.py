@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedbus.broker_names import queue_of
-from feedbus.generations.old_queue_shares import readers
+from feedbus.generations.old_queue_shares import earlier_tables, readers
 from feedbus.topology import Generation, Queue
 from tests.small_topologies import queue
 from tests.system_fixtures import closing_store
@@ -87,3 +87,11 @@ def test_after_a_change_of_shards_each_record_is_handled_by_its_table(
         table: sum(count for name, count in ready.items() if queue_of(name) == table)
         for table in "ab"
     }
+
+
+def test_the_earlier_tables_are_those_that_the_current_ring_does_not_have() -> None:
+    first, second = generation({"a": 2, "b": 1}), generation({"b": 2, "c": 1})
+    assert earlier_tables(generation({"b": 1, "d": 3}), (first, second)) == ["a", "c"]
+    assert earlier_tables(first, (second, first)) == ["c"]
+    members = Generation("ring", (("a_1", 1), ("a_2", 1)))
+    assert earlier_tables(first, (members,)) == ["a_1", "a_2"]

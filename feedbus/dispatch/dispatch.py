@@ -147,7 +147,7 @@ class Dispatch:
         # new: the broker does not mark it as redelivered.
         self._repeated_deliveries = (
             RepeatedDeliveries(
-                queue.name, store.inbox, metrics, self.clock.unique, in_order=order.is_ordered
+                queue.name, self.calls.inbox, metrics, self.clock.unique, in_order=order.is_ordered
             )
             if queue.once
             else None
@@ -353,7 +353,7 @@ class Dispatch:
         if not queue.once or not delivery.identified or delivery.content_type == PACK:
             return False
         with self._store_outages():
-            return bool(self._store.inbox.seen(queue.name, [delivery.message_id]))
+            return bool(self.calls.inbox.seen([delivery.message_id]))
 
     @contextmanager
     def _store_outages(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from feedbus.bus.collecting_bus import MAX_AT_ONCE, BatchBus, Collect, Collectin
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.lost_store_connections import LostStoreConnections
 from feedbus.dispatch.publications import STREAM_RECORDS, Publications
+from feedbus.dispatch.queue_inbox import QueueInbox
 from feedbus.dispatch.waiting_record_exceptions import EarlierRecordWaits, FailedRecordsOvertaken
 from feedbus.dispatch.wrapped_handlers import AsyncCall, WrappedHandler
 from feedbus.errors import Drop, Outage, Reject, Retry, StoreOutage, described
@@ -32,6 +33,7 @@ class HandlerCalls:
     threads use it.
 
     Attributes:
+        inbox: the ids of the messages that the queue has handled; used with `once = true`.
         after_slice: called after each slice of messages, on a queue with `stream = true`.
         after_once: called after each committed call on a queue with `once = true`. It gets all
             records of the call, and the new records: the records that were not handled before.
@@ -66,6 +68,7 @@ class HandlerCalls:
         self._queue_of_ids = sender.queue_of_ids(consumer.queue.name)
         self._sender = sender
         self._store = store
+        self.inbox = QueueInbox(store.inbox, consumer.queue.name)
         self._leftovers = leftovers
         self._lost_connections = LostStoreConnections(store)
         self.after_slice: Callable[[], None] = lambda: None
@@ -173,12 +176,12 @@ class HandlerCalls:
                 cases, nothing was committed.
 
         """
-        store, queue = self._store, self._consumer.queue
+        queue = self._consumer.queue
         publications = self._publications()
         with publications.call(in_transaction=not queue.stream) as session:
             new_records = records
             if queue.once:
-                new_records = records.only(store.inbox.add_new(queue.name, records.ids))
+                new_records = records.only(self.inbox.add_new(records.ids))
             if len(new_records) < len(records):
                 # The other records were handled before. The process that handled them may have
                 # ended before it sent its messages. Then it has left rows in the outbox, which
@@ -190,7 +193,7 @@ class HandlerCalls:
             if failed_ids:
                 # These records can be handled again, at their retry or as requeued dead letters.
                 # So their ids must not stay in the inbox.
-                store.inbox.remove(queue.name, failed_ids)
+                self.inbox.remove(failed_ids)
         if new_records is not records:  # the caller reads the verdicts in `records`
             self.after_once(records, new_records)
             ids = records.ids

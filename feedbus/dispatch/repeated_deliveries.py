@@ -23,9 +23,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
+from feedbus.dispatch.queue_inbox import QueueInbox
 from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
-from feedbus.store import Inbox
 from feedbus.wire import Delivery
 from feedbus.wire.derived_ids import has_unique_part, with_unique_part
 
@@ -42,7 +42,7 @@ class RepeatedDeliveries:
     def __init__(
         self,
         queue: str,
-        inbox: Inbox,
+        inbox: QueueInbox,
         metrics: ConsumerMetrics,
         unique_digits: Callable[[], str],
         *,
@@ -52,7 +52,7 @@ class RepeatedDeliveries:
 
         Args:
             queue: the name of the queue.
-            inbox: the inbox of the store.
+            inbox: the ids that the queue has handled.
             metrics: counts the messages that are treated as repeated deliveries.
             unique_digits: returns a text of digits that is different at each call.
             in_order: whether the queue has `order_by`.
@@ -85,7 +85,7 @@ class RepeatedDeliveries:
             return deliveries
         results = {id(given): distinct for given, distinct in self._latest}
         derived_ids = [delivery.message_id for delivery in deliveries if not delivery.identified]
-        handled_ids = set(self._inbox.seen(self._queue, derived_ids))
+        handled_ids = self._inbox.seen(derived_ids)
         unsettled_ids = set(running)
         distinct = [
             results.get(id(delivery))

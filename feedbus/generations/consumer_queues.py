@@ -210,6 +210,17 @@ class ConsumerQueues:
             and predecessors.are_known(self._topology, self._consumer.queue)
         )
 
+    @property
+    def earlier_tables(self) -> Sequence[str]:
+        """The names of the tables that are no longer on the exchange, but still have old queues.
+
+        The inbox of the store contains these names: an old queue can have a message that was
+        handled, but not acknowledged, when its table had such a name.
+        """
+        if self._state is None:
+            return ()
+        return old_queue_shares.earlier_tables(self._state.current, self._state.draining)
+
     def predecessors(self, connection: Connection) -> Predecessors | None:
         """Return the old queues for which records wait; None if no record waits for a queue.
 

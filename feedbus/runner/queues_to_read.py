@@ -61,6 +61,7 @@ class QueuesToRead:
         self._fences = Fences(run, subscriptions)
         self._consumer_queues = consumer_queues
         self._progress = progress
+        self._reads_old_queues = any(each.only_without_reader for each in queues)
         # Whether subscribe() was called since the start, or since deliveries were last returned.
         self._has_tried = False
         self._retry_at = run.clock.monotonic()  # when to try again to subscribe
@@ -124,7 +125,18 @@ class QueuesToRead:
             if self._progress.is_over:
                 self._progress.finish()
                 self._progress = None
+                self._reads_old_queues = False
+        elif self._run.dispatch.calls.inbox.earlier_names:
+            self._forget_earlier_names()
         self._fences.put_missing(self._raw)
+
+    def _forget_earlier_names(self) -> None:
+        """Stop the use of earlier names of the table, if no record of an old queue is left.
+
+        Records that were moved from the waiting queues of old queues may still wait.
+        """
+        if not self._reads_old_queues and not self._run.waiting:
+            self._run.dispatch.calls.inbox.earlier_names = ()
 
     def end_queues(self) -> bool:
         """Delete old queues that are empty; stop reading queues whose subscription was cancelled.

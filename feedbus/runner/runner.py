@@ -255,6 +255,7 @@ class Runner:
         run.removal_reason = consumer_queues.removal_reason(raw)
         if run.removal_reason is not None:
             return
+        run.dispatch.calls.inbox.earlier_names = consumer_queues.earlier_tables
         progress = SwitchProgress.begin(run, consumer_queues, raw)
         # Usually there is one list of queues, and all of them are read at the same time. There are
         # several lists if a new record must wait for all old queues, for example with
