@@ -77,6 +77,22 @@ def hold_back(
     return sent, held
 
 
+def error_of(refusals: Sequence[Refusal]) -> PublishError:
+    """Return the error for refused messages.
+
+    Args:
+        refusals: the messages that the broker did not accept; at least one.
+
+    Returns:
+        Unroutable if the broker has returned all of these messages, because no queue matched;
+        otherwise PublishError.
+
+    """
+    failures = [(refusal.message.message_id, refusal.reason) for refusal in refusals]
+    returned = all(refusal.outcome == "returned" for refusal in refusals)
+    return (Unroutable if returned else PublishError)(failures)
+
+
 def raise_refused(refusals: Iterable[Refusal]) -> None:
     """Raise an error for refused messages, so that the program that published them gets it.
 
@@ -88,8 +104,5 @@ def raise_refused(refusals: Iterable[Refusal]) -> None:
         PublishError: the broker has refused a message for another reason.
     """
     refusal_list = list(refusals)
-    if not refusal_list:
-        return
-    failures = [(refusal.message.message_id, refusal.reason) for refusal in refusal_list]
-    returned = all(refusal.outcome == "returned" for refusal in refusal_list)
-    raise (Unroutable if returned else PublishError)(failures)
+    if refusal_list:
+        raise error_of(refusal_list)

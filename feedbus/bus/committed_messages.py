@@ -20,7 +20,7 @@ from feedbus.printable import one_line
 from feedbus.store import Store
 from feedbus.store.key_locks import KeyLocks
 from feedbus.store.leftover_rows import LeftoverRows
-from feedbus.store.outbox_publishing import split_into_waves
+from feedbus.store.outbox_publishing import log_rows_left, split_into_waves
 from feedbus.store.protocol import OutboxRow
 from feedbus.topology import Topology
 
@@ -111,7 +111,7 @@ class CommittedMessages:
                 self._send(committed)
 
     def _send(self, committed: Transaction) -> None:
-        leftover_rows, all_sent = self._leftovers, False
+        leftover_rows, confirmed = self._leftovers, list[int]()
         leftover_rows.register_sender(committed, committed.rows)
         try:
             if self._clock.monotonic() < self._retry_at and leftover_rows.may_contain(
@@ -123,10 +123,17 @@ class CommittedMessages:
                 if earlier is None or not self._send_rows(earlier):
                     return
                 self._send_now(committed.requests)
-                all_sent = committed.remove_sent()
+                confirmed = committed.confirmed_rows()
+                if confirmed:
+                    with self.store.transaction():
+                        self.store.outbox.remove(confirmed)
         except Exception as error:
             if not (isinstance(error, StoreOutage) or self.store.is_outage(error)):
                 raise
+            if confirmed:
+                # The relay publishes the messages of these rows a second time.
+                log_rows_left(len(confirmed), error)
+                return
             events.warning(
                 "outbox_unreadable",
                 "the outbox cannot be read after a commit; the messages of the transaction stay"
@@ -135,7 +142,7 @@ class CommittedMessages:
             )
         finally:
             leftover_rows.remove_sender(committed)
-            if not all_sent:
+            if len(confirmed) < len(committed.rows):
                 leftover_rows.add(committed.rows)
 
     def _send_now(self, requests: Sequence[Request]) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 from feedbus.broker.refused_messages import Refusal
 from feedbus.bus.outbox_requests import put_records
 from feedbus.bus.publish_requests import Request
-from feedbus.errors import StoreOutage
 from feedbus.records.packs import Pack
 from feedbus.store import Store
 from feedbus.store.key_locks import Key
-from feedbus.store.outbox_publishing import log_messages_left, log_rows_left
+from feedbus.store.outbox_publishing import log_messages_left
 from feedbus.wire.constants import PACK
 
 
@@ -71,27 +70,20 @@ class Transaction:
         """The id of the last row that the transaction has added; it must have added one."""
         return self._requests_with_ids[-1][1][-1]
 
-    def remove_sent(self) -> bool:
-        """Remove the confirmed rows from the outbox; return whether all rows were confirmed.
+    def confirmed_rows(self) -> list[int]:
+        """Return the ids of the confirmed rows, and log which other messages stay in the outbox.
 
         It is called after the requests were sent. A row is confirmed if the broker has stored its
         message. The other rows stay in the outbox, and the LiveBus or the relay publishes them
-        later, with the same message ids. If the store is unavailable, the confirmed rows stay, too.
-        Then the outage is logged, and the relay publishes the messages of these rows a second time.
+        later, with the same message ids.
         """
-        sent_rows: list[int] = []
+        confirmed: list[int] = []
         for request, ids in self._requests_with_ids:
             if isinstance(request.outcome, list):
-                sent_rows += _confirmed_ids(request, ids, request.outcome)
+                confirmed += _confirmed_ids(request, ids, request.outcome)
             if request.outcome:
                 log_messages_left(_reason(request), exchange=request.exchange)
-        if sent_rows:
-            try:
-                with self._store.transaction():
-                    self._store.outbox.remove(sent_rows)
-            except StoreOutage as error:
-                log_rows_left(len(sent_rows), error)
-        return len(sent_rows) == sum(len(ids) for _, ids in self._requests_with_ids)
+        return confirmed
 
 
 def _confirmed_ids(request: Request, ids: Sequence[int], refusals: Sequence[Refusal]) -> list[int]:

@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from feedbus.broker.refused_messages import Refusal, raise_refused
+from feedbus.broker.refused_messages import Refusal, error_of, raise_refused
 from feedbus.bus.outbox_requests import put_records, request_of
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import Spool
 from feedbus.errors import Outage, PublishError, StoreOutage
 from feedbus.records.packs import Pack
 from feedbus.store import Store
-from feedbus.store.leftover_rows import LeftoverRows
+from feedbus.store.leftover_rows import PAGE_ROWS, LeftoverRows
 from feedbus.store.outbox_publishing import log_messages_left, split_into_waves
 from feedbus.store.protocol import OutboxRow
 from feedbus.wire import Outgoing
@@ -70,6 +70,7 @@ class Publications(Spool):
         self._stream = stream
         self._after_slice = after_slice
         self._rows: list[int] = []  # the ids of the messages' rows in the outbox
+        self._refusals: Sequence[Refusal] = ()  # messages with rows that the broker has refused
         self._unsent_records = 0  # the number of records since the latest slice was sent
 
     @contextmanager
@@ -152,24 +153,18 @@ class Publications(Spool):
             log_messages_left(error)
         finally:
             self.leave_in_outbox()
-        self.forget()
+        self.clear()
+        self._rows, self._refusals = [], ()
 
     def leave_in_outbox(self) -> None:
         """Leave the rows that are still in the outbox to a later call or to the relay.
 
         Called when the messages of these rows are not sent now.
         """
-        if self._leftovers is not None and self._rows:
+        if self._leftovers is not None:
             self._leftovers.remove_sender(self)
-            self._leftovers.add(self._rows)
-
-    def forget(self) -> None:
-        """Forget all messages and the ids of their rows: nothing is left to send here.
-
-        The messages were sent, or their rows were left in the outbox for the relay.
-        """
-        self.clear()
-        self._rows = []
+            if self._rows:
+                self._leftovers.add(self._rows)
 
     def discard(self) -> None:
         """Forget all messages; if some were not sent, leave their rows in the outbox for the relay.
@@ -180,15 +175,50 @@ class Publications(Spool):
         self.leave_in_outbox()
         self.clear()
 
+    def set_refusals(self, refusals: Sequence[Refusal]) -> None:
+        """Register that the messages were sent, and which of them the broker has refused.
+
+        The next send() removes the rows of the other messages from the outbox.
+
+        Args:
+            refusals: the refused messages. The messages must be rows of the outbox.
+
+        """
+        self.clear()
+        self._refusals = refusals
+
     def _send_own(self) -> None:
-        if self:
-            raise_refused(self._sender.send(self))
+        refusals = [*self._refusals, *(self._sender.send(self) if self else ())]
+        if not self._rows:
+            raise_refused(refusals)
             self.clear()
-        if self._rows:
+            return
+        if not refusals:
             self._remove(self._rows)
             self._rows = []
-            if self._leftovers is not None:
-                self._leftovers.remove_sender(self)
+            return
+        if confirmed := self._confirmed_rows(refusals):
+            self._remove(confirmed)
+            self._rows = sorted(set(self._rows).difference(confirmed))
+        log_messages_left(error_of(refusals))
+
+    def _confirmed_rows(self, refusals: Sequence[Refusal]) -> list[int]:
+        """Return the ids of the rows of this call whose messages the broker has accepted.
+
+        Args:
+            refusals: the messages of the call that the broker has refused.
+
+        """
+        if any(refusal.original.content_type == PACK for refusal in refusals):
+            return []  # it is not known which records were accepted
+        refused_ids = {refusal.message.message_id for refusal in refusals}
+        confirmed, own_rows, after = list[int](), set(self._rows), self._rows[0] - 1
+        while rows := self._store.outbox.pending(PAGE_ROWS, after=after, up_to=self._rows[-1]):
+            confirmed += [
+                row.id for row in rows if row.id in own_rows and row.message_id not in refused_ids
+            ]
+            after = rows[-1].id
+        return confirmed
 
     def _send_rows(self, rows: Sequence[OutboxRow]) -> bool:
         """Send leftover rows, and remove them; return whether all were sent.
@@ -340,13 +370,10 @@ def _forget_sent(
         if refusals_by_message
         else []
     )
-    try:
-        raise_refused(own_refusals)
-    except PublishError as error:
-        if not call.has_rows:
-            return error
-        log_messages_left(error)
-        call.leave_in_outbox()
-        call.forget()
-    call.clear()
+    if not own_refusals:
+        call.clear()
+    elif call.has_rows:
+        call.set_refusals(own_refusals)
+    else:
+        return error_of(own_refusals)
     return None

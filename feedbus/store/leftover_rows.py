@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from feedbus.clock import Clock
+from feedbus.errors import FeedbusError, StoreOutage
 from feedbus.store.key_locks import Key
 from feedbus.store.protocol import OutboxRow, Store
 from feedbus.store.tables import now
@@ -176,10 +177,20 @@ class LeftoverRows:
         if not rows:
             yield ()
             return
+        failure: FeedbusError | None = None
         with self._store.exclusive(self._lock_name, wait_seconds=LOCK_SECONDS) as acquired:
             # During the wait for the lock, a relay can have sent some of the rows.
             rows = read_earlier() if acquired else []
-            yield rows if acquired and len(rows) < MAX_ROWS else None
+            try:
+                yield rows if acquired and len(rows) < MAX_ROWS else None
+            except StoreOutage:
+                raise
+            except FeedbusError as error:
+                # It is raised after the block: on PostgreSQL, the block is a transaction, and an
+                # error inside it would undo the removal of the rows that were sent.
+                failure = error
+        if failure is not None:
+            raise failure
 
     def _read_earlier(self, up_to: int, keys: Collection[Key]) -> list[OutboxRow]:
         own_ids = set().union(*list(self._rows_by_sender.values()))  # this process sends these rows
