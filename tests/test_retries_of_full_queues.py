@@ -39,18 +39,6 @@ def waiting_retries(system: System) -> int:
         )
 
 
-def fail_first(system: System) -> Callable[..., None]:
-    """Return a handler that fails for the first record that it gets, and notes all records."""
-
-    def handle(message: dict[str, Any], _bus: Any) -> None:
-        system.note(message)
-        if len(system.seen) == 1:
-            msg = "the first attempt fails"
-            raise ValueError(msg)
-
-    return handle
-
-
 ONCE = RetryPolicy((0.5,), "dead-letter")
 QUEUES = {
     "queue": queue(retry=ONCE, routing_keys=("key",), **FULL),
@@ -65,13 +53,17 @@ def test_a_retry_waits_until_its_full_queue_has_room(
     full = QUEUES[kind]
     system = make(full)
     (consumer,) = system.topology.consumers
-    handle = fail_first(system)
+
+    def fill_and_fail(message: dict[str, Any], _bus: Any) -> None:
+        system.note(message)
+        system.publish([2], full.exchange, "key")
+        msg = "the first attempt fails"
+        raise ValueError(msg)
+
     system.publish([1], full.exchange, "key")
-    system.run(handle, consumer, max_messages=1)
-    system.publish([2], full.exchange, "key")
-    assert waiting_retries(system) == 1
+    system.run(fill_and_fail, consumer, max_messages=1)
     wait_until(lambda: not waiting_retries(system))
-    with system.running(handle, consumer):
+    with system.running(system.note, consumer):
         wait_until(lambda: sorted(system.seen) == [1, 1, 2])
 
 
