@@ -10,7 +10,7 @@ import peewee
 
 from feedbus.process.fork_safety import close_in_forks
 from feedbus.store.peewee.lazy_transactions import SAVEPOINT, Database
-from feedbus.store.sql import refuse_failed_transaction
+from feedbus.store.sql import ended_transaction, refuse_failed_transaction
 from feedbus.store.stale_server_sessions import StaleServerSessions, session_of
 from feedbus.urls import StoreUrl
 
@@ -101,8 +101,13 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
         return not self.lost() and self.connection().info.transaction_status != IDLE
 
     def _check_open(self) -> None:
-        super()._check_open()
-        refuse_failed_transaction(self.connection().info.transaction_status, SAVEPOINT)
+        opened = self._state.conn  # type: ignore[attr-defined]  # internal, not in the stubs
+        if opened is None:
+            return
+        status = opened.info.transaction_status
+        if status == IDLE:
+            raise ended_transaction(SAVEPOINT)
+        refuse_failed_transaction(status, SAVEPOINT)
 
     def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
         sql = f"BEGIN; {sql}"

@@ -12,7 +12,8 @@ import peewee
 
 from feedbus.clock import Waiting
 from feedbus.process.private_files import make_database_file
-from feedbus.store.peewee.lazy_transactions import Database
+from feedbus.store.peewee.lazy_transactions import SAVEPOINT, Database
+from feedbus.store.sql import ended_transaction
 from feedbus.store.sqlite_write_lock import WriteLock
 
 BUSY_TIMEOUT_SECONDS = 10.0
@@ -134,6 +135,10 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
     def _begun(self) -> bool:
         # SQLite ends a transaction by itself when the disk is full.
         return not self.lost() and bool(self.connection().in_transaction)
+
+    def _check_open(self) -> None:
+        if not (self.lost() or self._begun()):
+            raise ended_transaction(SAVEPOINT)
 
     def _write_lock(self) -> WriteLock:
         if not hasattr(self._local, "write_lock"):
