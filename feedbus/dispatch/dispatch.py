@@ -346,8 +346,9 @@ class Dispatch:
     def _is_handled(self, delivery: Delivery) -> bool:
         """Whether the inbox contains the id of a message, so that no handler is called for it.
 
-        The result is False for a message without an id, because its derived id can be in the inbox
-        for an equal message; and for a pack, because the ids of its records are in its body.
+        The result is False in two cases. A message without an id: feedbus derives its id from its
+        content, so the id in the inbox can be that of another message with the same content. A
+        pack: the ids of its records are in its body, which is not decoded here.
         """
         queue = self._consumer.queue
         if not queue.once or not delivery.identified or delivery.content_type == PACK:

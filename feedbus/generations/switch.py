@@ -81,8 +81,9 @@ def switch_ring(
         )
     elif same_ring(state.current, wanted_generation) and not state.disordered:
         # An operator may have deleted queues of the ring, or the entry. They are declared again.
-        # If the entry is new, it is not bound to the ring yet, so messages were held: they come
-        # before the messages that arrive after the binding.
+        # A new entry has no binding to the ring until _connect(). Messages that arrive before that
+        # are held. So they are appended to the ring's queues first, and the entry is bound
+        # afterwards: messages that arrive after the binding are newer.
         broker.declare_ring(channel, names, state.current)
         append_held(channel, names, exchange, (state.current,))
         _connect(channel, names, state.current)

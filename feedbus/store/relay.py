@@ -213,8 +213,9 @@ class Relay:
             self._prune_at = self._clock.monotonic() + PRUNE_SECONDS
 
     def _publish_leftover_rows(self) -> None:
-        # While publish() leaves its new rows to this thread, no other thread publishes these rows,
-        # so this thread does not wait until they are old enough.
+        # Usually rows younger than IN_FLIGHT_SECONDS are left out, because publish() may still be
+        # sending them. After a failure, publish() sends nothing, and leaves its rows to this
+        # thread. So their age does not matter then.
         min_age_seconds = 0.0 if self._is_unavailable else IN_FLIGHT_SECONDS
         count = publish_pending(
             self.store,
