@@ -253,7 +253,15 @@ class BodyEncoder:
 
 
 def check_no_raw(exchange: Exchange, fields: Collection[str]) -> None:
-    """Raise UsageError for the fields of a Raw payload if an exchange has no content type."""
+    """Raise UsageError if a record is a text or bytes: if it has the reserved field of Raw.
+
+    This is called only for an exchange without `content_type`, which cannot carry such a record.
+
+    Args:
+        exchange: the exchange to which the record is published.
+        fields: the names of the fields of the record.
+
+    """
     if RAW in fields:
         msg = (
             f"cannot publish Raw(…) to exchange '{exchange.name}': set content_type in"

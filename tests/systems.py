@@ -14,7 +14,7 @@ from marshmallow import EXCLUDE, Schema, fields
 
 from feedbus import broker
 from feedbus.broker_names import Names
-from feedbus.bus import LiveBus
+from feedbus.bus import Bus, LiveBus
 from feedbus.dead_letters import letters
 from feedbus.errors import BrokerOutage
 from feedbus.generations import topology_setup
@@ -254,3 +254,13 @@ def publish_confirmed(channel: Any, message: Any, exchange: str, routing_key: st
     """
     publish = getattr(channel, "basic_publish_confirm", channel.basic_publish)
     publish(message, exchange, routing_key)
+
+
+def publishing(system: System) -> Callable[[dict[str, Any], Bus], None]:
+    """Return a handler that records a message and publishes it to the next queue."""
+
+    def effect(message: dict[str, Any], bus: Bus) -> None:
+        system.note(message)
+        bus.publish("other", message, "n")
+
+    return effect

@@ -22,7 +22,7 @@ from feedbus import (
     Retry,
     handler,
 )
-from feedbus.bus.collecting_bus import BatchBus
+from feedbus.bus.batch_bus import BatchBus
 from feedbus.errors import UsageError
 from feedbus.handling.event_loop import HandlerLoop
 from feedbus.testing import TestSystem

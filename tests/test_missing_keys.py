@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from feedbus import config, connect, connect_async
-from feedbus.bus.collecting_bus import BatchBus, CollectingBus
+from feedbus.bus.batch_bus import BatchBus
+from feedbus.bus.collecting_bus import CollectingBus
 from feedbus.bus.record_encoding import Encoder
 from feedbus.cli import main
 from feedbus.errors import UsageError

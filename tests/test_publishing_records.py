@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from feedbus.bus.collecting_bus import MAX_AT_ONCE, BatchBus, CollectingBus
+from feedbus.bus.batch_bus import MAX_AT_ONCE, BatchBus
+from feedbus.bus.collecting_bus import CollectingBus
 from feedbus.bus.record_encoding import Encoder
 from feedbus.errors import UsageError
 from feedbus.records import Records

@@ -1,4 +1,4 @@
-"""Repeated messages: on a queue with once = true, and without ids."""
+"""Repeated messages on a queue with `once = true`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from feedbus import Message, broker
+from feedbus import broker
 from feedbus.broker.refused_messages import Refusal
 from feedbus.broker_names import Names
 from feedbus.bus import Bus
@@ -20,29 +20,17 @@ from feedbus.bus.sender import Sender
 from feedbus.clock import VirtualClock
 from feedbus.dead_letters.requeue import Requeue
 from feedbus.dispatch.skipped_records import SkippedRecords
-from feedbus.errors import BrokerOutage, Retry, UsageError
 from feedbus.metrics import Metrics
 from feedbus.records import Records
-from feedbus.runner.queue_reader import QueueReader
 from feedbus.store.outbox_publishing import publish_pending
 from feedbus.store.peewee import PeeweeStore, bind, bound
 from feedbus.topology import RetryPolicy
 from tests.projects import wait_until
 from tests.small_topologies import BATCH, queue
 from tests.system_fixtures import closing_store, systems_on_either_broker
-from tests.systems import System, publish_confirmed
+from tests.systems import System, publishing
 
 make = systems_on_either_broker()
-
-
-def publishing(system: System) -> Callable[[dict[str, Any], Bus], None]:
-    """Return a handler that records a message and publishes it to the next queue."""
-
-    def effect(message: dict[str, Any], bus: Bus) -> None:
-        system.note(message)
-        bus.publish("other", message, "n")
-
-    return effect
 
 
 def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(
@@ -60,65 +48,6 @@ def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(
     assert bound().outbox.pending() == []
     assert metrics.value("feedbus_skipped_records_total", "work") == 1
     assert metrics.value("feedbus_records_total", "work", "ack") == 3
-
-
-@pytest.mark.parametrize("batch", [False, True], ids=["single", "batch"])
-def test_the_messages_of_two_queues_for_one_record_are_different(
-    make: Callable[..., System], batch: bool
-) -> None:
-    options: dict[str, Any] = {"batch": BATCH} if batch else {}
-    system = make(
-        queue(**options),
-        queue("second", exchange="work", **options),
-        queue("next", exchange="other", routing_keys=("n",), once=True),
-    )
-    system.publish([1])
-
-    def publish_each(records: Records, _bus: Bus) -> None:
-        records.publish("other", key="n", columns={"n": "n"})
-
-    for name in ("work", "second"):
-        system.run(publish_each if batch else publishing(system), name, batch=batch)
-    system.seen.clear()
-    system.run(system.note, "next")
-    assert system.seen == [1, 1]
-
-
-@pytest.mark.parametrize("batch", [False, True], ids=["single", "batch"])
-def test_the_messages_of_two_projects_for_one_record_are_different(
-    make: Callable[..., System], batch: bool
-) -> None:
-    def publish_each(records: Records, _bus: Bus) -> None:
-        records.publish("other", key="n", columns={"n": "n"})
-
-    ids = []
-    for _ in range(2):  # each system is a project with another name
-        system = make(
-            queue(**({"batch": BATCH} if batch else {})),
-            queue("next", exchange="other", routing_keys=("n",)),
-        )
-        with system.bus() as bus:
-            bus.publish("work", {"n": 1}, message_id="the-same")
-        system.run(publish_each if batch else publishing(system), batch=batch)
-        with broker.connect(system.topology) as connection:
-            name = Names(system.topology).queue(system.topology.consumer("next"))
-            ids.append(connection.default_channel.basic_get(name).properties["message_id"])
-    assert len(set(ids)) == 2
-
-
-def test_a_message_id_with_nul_is_replaced_or_refused(make: Callable[..., System]) -> None:
-    system = make(queue(once=True))
-    with broker.connect(system.topology) as connection:
-        channel: Any = connection.default_channel
-        for number, message_id in enumerate(("a\0b", "a\0c", "plain")):
-            message = channel.prepare_message(
-                json.dumps({"n": number}).encode(), properties={"message_id": message_id}
-            )
-            publish_confirmed(channel, message, Names(system.topology).exchange("work"), "")
-    with system.bus() as bus, pytest.raises(UsageError, match="without NUL"):
-        bus.publish("work", {"n": 3}, message_id="a\0d")
-    system.run(system.note)
-    assert sorted(system.seen) == [0, 1, 2]
 
 
 def test_skipped_records_are_logged_once_a_minute_with_an_id(
@@ -250,120 +179,6 @@ def test_a_record_whose_handler_has_raised_is_handled_again_on_a_queue_that_says
         assert (system.seen, system.dead()) == ([1, 1], [])
 
 
-def put_without_id(system: System, numbers: Sequence[int]) -> None:
-    """Publish numbered messages as a foreign client that sets no message id."""
-    with broker.connect(system.topology) as connection:
-        channel: Any = connection.default_channel
-        for number in numbers:
-            message = channel.prepare_message(json.dumps({"n": number}).encode())
-            publish_confirmed(channel, message, Names(system.topology).exchange("work"), "")
-
-
-def test_equal_messages_without_ids_are_each_handled_on_a_queue_that_says_once(
-    make: Callable[..., System],
-) -> None:
-    system = make(queue(once=True), queue("next", exchange="other", routing_keys=("n",)))
-    put_without_id(system, [1, 1, 2])
-    system.run(publishing(system))
-    put_without_id(system, [1])
-    system.run(publishing(system))
-    assert system.seen == [1, 1, 2, 1]
-    children: list[str] = []
-    with broker.connect(system.topology) as connection:
-        channel = connection.default_channel
-        name = Names(system.topology).queue(system.topology.consumer("next"))
-        while (message := channel.basic_get(name)) is not None:
-            children.append(message.properties["message_id"])
-    assert len(set(children)) == 4
-
-
-def test_a_repeat_without_an_id_has_no_second_effect_and_is_counted(
-    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    system = make(queue(once=True))
-    metrics = Metrics.none()
-    put_without_id(system, [1])
-
-    settle, losses = QueueReader.settle_up_to, [True]
-
-    def lose_one(reading: QueueReader, tag: int) -> None:
-        if losses:
-            losses.pop()
-            msg = "the connection was lost before the acknowledgement"
-            raise BrokerOutage(msg)
-        settle(reading, tag)
-
-    monkeypatch.setattr(QueueReader, "settle_up_to", lose_one)
-    system.run(system.note, idle_seconds=1.0, metrics=metrics)
-    assert system.seen == [1]
-    assert metrics.value("feedbus_taken_for_repeats_total", "work") >= 1
-    assert system.ready() == {"work": 0}
-
-
-def test_a_retry_without_an_id_that_is_sent_twice_has_one_effect(
-    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    system = make(queue(once=True))
-    put_without_id(system, [1, 1, 2])
-    send, outages = Sender.send, [True]
-
-    def send_and_lose_the_confirms(sender: Sender, messages: Any) -> list[Refusal]:
-        refusals = send(sender, messages)
-        if outages:
-            outages.pop()
-            msg = "the connection was lost before the confirms"
-            raise BrokerOutage(msg)
-        return refusals
-
-    def fail_first(message: dict[str, Any], _bus: Bus, about: Message) -> None:
-        if about.attempt == 1:
-            raise Retry
-        system.note(message)
-
-    monkeypatch.setattr(Sender, "send", send_and_lose_the_confirms)
-    system.run(fail_first, idle_seconds=2.0)
-    assert sorted(system.seen) == [1, 1, 2]
-    assert not outages
-
-
-@pytest.mark.parametrize("ordered", [False, True], ids=["without order", "in order"])
-@pytest.mark.parametrize("batch", [False, True], ids=["single", "batch"])
-def test_a_message_without_an_id_has_one_effect_although_its_messages_are_refused(
-    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch, ordered: bool, batch: bool
-) -> None:
-    options: dict[str, Any] = {"order_by": "n"} if ordered else {}
-    if batch:
-        options["batch"] = BATCH
-    system = make(
-        queue(once=True, **options),
-        queue("next", exchange="other", routing_keys=("n",)),
-    )
-    numbers = [1, 1, 2, 1]
-    put_without_id(system, numbers)
-    send, refused = Sender.send, []
-
-    def refuse_first(sender: Sender, messages: Any) -> list[Refusal]:
-        own = [each for each in messages if each.routing_key == "n"] if len(refused) < 3 else []
-        refused.extend(own)
-        refusals = [Refusal(each, "nacked", "full") for each in own]
-        return refusals + send(sender, [each for each in messages if each not in own])
-
-    def publish_each(records: Records, _bus: Bus) -> None:
-        for single in records.singles():
-            system.note(single[0])
-            single.publish("other", key="n")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Sender, "send", refuse_first)
-        system.run(publish_each if batch else publishing(system), batch=batch, idle_seconds=2.0)
-    assert len(refused) >= 3
-    assert sorted(system.seen) == sorted(numbers)
-    with system.bus() as bus:
-        publish_pending(bound(), bus, system.topology.name, older_than_seconds=0.0)
-    assert system.ready() == {"work": 0, "next": len(numbers)}
-    assert system.dead() == []
-
-
 @pytest.mark.parametrize("options", [{}, {"batch": BATCH}, {"concurrency": 2}])
 def test_a_record_whose_messages_a_full_queue_refuses_does_not_become_a_dead_letter(
     tmp_path: Path, options: dict[str, Any]
@@ -429,89 +244,6 @@ def test_a_handled_message_whose_process_ends_too_often_does_not_become_a_dead_l
         system.run(handle)
         assert (len(calls), system.dead(), system.ready()["work"]) == (5, [], 0)
         assert len(bound().outbox.pending()) == 1  # the relay sends it
-
-
-@pytest.mark.parametrize(
-    ("verdict", "numbers", "once"),
-    [("retry", [1], False), ("retry", [1, 2], True), ("reject", [1, 2], True)],
-)
-def test_messages_for_a_record_that_gets_a_verdict_have_other_ids_in_the_next_run(
-    make: Callable[..., System], verdict: str, numbers: list[int], once: bool
-) -> None:
-    system = make(
-        queue(once=once, batch=BATCH),
-        queue("next", exchange="other", routing_keys=("n",), once=True),
-    )
-    if once:  # then the handler gets one record less than the batch has
-        with system.bus() as bus:
-            bus.publish("work", {"n": 0}, message_id="handled")
-        with bound().transaction():
-            bound().inbox.add_new("work", ["handled"])
-    system.publish(numbers)
-    runs = []
-
-    def handle(records: Records, _bus: Bus) -> None:
-        for each in records.singles():
-            if each[0]["n"] == 1:
-                runs.append(len(runs))
-                each.publish("other", key="n", shared={"n": 100 + runs[-1]})
-                if len(runs) < 3:
-                    getattr(each, verdict)("not yet")
-
-    for _ in range(3 if verdict == "reject" else 1):
-        system.run(handle, batch=True)
-        with Requeue(system.topology, system.topology.queues["work"]) as requeue:
-            for letter in system.dead():
-                requeue.send(letter)
-        system.purge_dead()
-    system.run(system.note, "next")
-    assert sorted(system.seen) == [100, 101, 102]
-
-
-def test_messages_have_the_same_ids_if_none_was_sent_for_the_failed_record(
-    tmp_path: Path,
-) -> None:
-    following = queue("next", exchange="other", routing_keys=("n",))
-    system = System.at(tmp_path, queue(batch=BATCH), following, stored=False)
-    verdicts, ids = ["not yet"], []
-
-    def handle(records: Records, _bus: Bus) -> None:
-        if verdicts:
-            records.retry(verdicts.pop())
-        else:
-            records.publish("other", key="n", columns={"n": "n"})
-
-    for _ in range(2):  # in the first round, the record is handled twice
-        with system.bus() as bus:
-            bus.publish("work", {"n": 1}, message_id="m")
-        system.run(handle, batch=True)
-        with broker.connect(system.topology) as connection:
-            name = Names(system.topology).queue(system.topology.consumer("next"))
-            message = connection.default_channel.basic_get(name, no_ack=True)
-            ids.append(message.properties["message_id"])
-    assert ids[0] == ids[1]
-
-
-def test_a_message_without_an_id_that_ends_its_process_is_given_up_and_the_next_one_handled(
-    make: Callable[..., System],
-) -> None:
-    system = make(queue())
-
-    class Unforeseen(KeyboardInterrupt):
-        """An exception that ends a process; any other exception is a failure of the message."""
-
-    def end(message: dict[str, Any], _bus: Bus) -> None:
-        if message["n"] == 1:
-            raise Unforeseen
-        system.note(message)
-
-    put_without_id(system, [1, 2])
-    for _ in range(5):
-        with pytest.raises(Unforeseen):
-            system.run(end)
-    system.run(end)
-    (letter,) = system.dead()
-    assert (json.loads(letter.body), system.seen) == ({"n": 1}, [2])
 
 
 @pytest.mark.parametrize("batch", [False, True])

@@ -18,6 +18,7 @@ from feedbus.broker_names import Names
 from feedbus.clock import Waiting
 from feedbus.logs import EventLog
 from feedbus.topology import Exchange, Topology
+from feedbus.units import counted
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import TIMER_POSITIONS, TIMER_TARGET
@@ -206,8 +207,8 @@ def _send_undelivered(channel: Channel, names: Names, bound_targets: set[str]) -
     if refused_count:
         events.warning(
             "undelivered_refused",
-            f"{refused_count} delayed messages are due, but the broker refuses them, perhaps"
-            " because their queue is full; they wait until `feedbus apply` sends them again",
+            f"the broker refuses {counted(refused_count, 'delayed message')}, perhaps because the"
+            " queue is full; `feedbus apply` sends what it has refused again",
             messages=refused_count,
         )
 
@@ -253,7 +254,17 @@ def _declare_missing(channel: Channel, names: Names, position: int) -> None:
 
 
 def _declare_queues(channel: Channel, names: Names, position: int, digits: Iterable[int]) -> None:
-    """Declare and bind the timer's queues for some digits at a position of the delay."""
+    """Declare and bind queues of the timer for one position.
+
+    A position is the place of a digit in the delay. It has a queue for each digit except 0.
+
+    Args:
+        channel: a channel to the broker.
+        names: the names of the topology's objects on the broker.
+        position: the position; the lowest is 0.
+        digits: the digits whose queues are declared.
+
+    """
     for digit in digits:
         name = names.timer_queue(position, digit)
         declarations.declare_auxiliary(

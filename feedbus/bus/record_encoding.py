@@ -13,7 +13,8 @@ from feedbus.broker_names import Names
 from feedbus.codecs import BodyEncoder, body_payload, check_no_raw
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
-from feedbus.records.packs import Pack, decode, expands_too_far, plain_keys
+from feedbus.records.key_texts import plain_keys
+from feedbus.records.packs import Pack, decode, expands_too_far
 from feedbus.records.payloads import BODY_LIMIT_BYTES, Payload, check_size, unencodable_field
 from feedbus.records.publish_arguments import as_mappings, check_id, check_keys
 from feedbus.ring import Ring

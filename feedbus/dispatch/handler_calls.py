@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from feedbus.bus.collecting_bus import MAX_AT_ONCE, BatchBus, Collect, CollectingBus
+from feedbus.bus.batch_bus import MAX_AT_ONCE, BatchBus
+from feedbus.bus.collecting_bus import Collect, CollectingBus
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.lost_store_connections import LostStoreConnections
 from feedbus.dispatch.publications import STREAM_RECORDS, Publications

@@ -47,14 +47,8 @@ def move_and_delete(
 ) -> None:
     """Move all messages of one of feedbus's own queues to an exchange, and delete the queue.
 
-    The function first waits until the queue has no consumer.
-
-    Args:
-        connection: a connection to the queue's broker.
-        topology: the topology of the queue.
-        queue: the name of the queue on the broker.
-        exchange: the name on the broker of the exchange; "" for the default exchange.
-        key: the new routing key of all messages; by default they keep their routing keys.
+    The function first waits until the queue has no consumer. The arguments are those of
+    try_to_move_and_delete().
 
     Raises:
         BrokerOutage: the queue has no leader.

@@ -65,8 +65,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "waiting_read": "The consumer begins to read a queue that has waiting records. `records`"
         " says how many wait for an earlier record of their key, or for their retry.",
         "waiting_limit": "The number of records that wait for earlier records of their keys has"
-        " reached `waiting_limit`: the consumer holds until some of them are handled or become dead"
-        " letters.",
+        " reached `waiting_limit`: the consumer holds, and handles no new records, until some of"
+        " them are handled or become dead letters. With `block_on_dead`, dead letters that block a"
+        " key count, too: requeue or drop them.",
         "waiting_resumed": "The consumer continues after `waiting_limit`.",
         "switch_limit": "After a change of shards, records wait for the old queues of their keys."
         " Their number has reached `waiting_limit`: the consumer reads only its oldest queues until"

@@ -16,8 +16,8 @@ from feedbus.metrics.counter_file import Counts
 LONGEST_SECONDS = 366 * 86400.0  # a longer time is counted as this time
 
 
-class Counter:
-    """A series of one number that only grows."""
+class Series:
+    """The numbers of one series: the base class of the kinds of series."""
 
     __slots__ = ("_lock", "_numbers")
 
@@ -33,28 +33,26 @@ class Counter:
         self._numbers = counts.numbers(series_key(family, labels), family.length)
         self._lock: threading.Lock = counts.lock
 
+
+class Counter(Series):
+    """A series of one number that only grows."""
+
+    __slots__ = ()
+
     def add(self, amount: float) -> None:
         """Add an amount, which is not negative."""
         with self._lock:
             self._numbers[0] += amount
 
 
-class Histogram:
+class Histogram(Series):
     """A series with the number of observations in each bucket, and the sum of the values."""
 
-    __slots__ = ("_bounds", "_lock", "_numbers")
+    __slots__ = ("_bounds",)
 
     def __init__(self, counts: Counts, family: Family, *labels: str) -> None:
-        """Create the series with 0, or continue with the numbers of the metric file.
-
-        Args:
-            counts: the numbers of the process, in a file or in memory.
-            family: the metric.
-            labels: the values of its labels, in the order of the catalogue.
-
-        """
-        self._numbers = counts.numbers(series_key(family, labels), family.length)
-        self._lock: threading.Lock = counts.lock
+        """Create the series as a Series, with the bounds of the buckets of the metric."""
+        super().__init__(counts, family, *labels)
         self._bounds = family.bounds
 
     def observe(self, value: float, count: int = 1) -> None:

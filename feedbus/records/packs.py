@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Self, TypeVar
 
 from feedbus.errors import InvalidBody
 from feedbus.records.ids import MAX_ORDINAL, ORIGIN_BYTES, Ids, pick
+from feedbus.records.key_texts import key_text, key_texts, plain_keys
 from feedbus.records.payloads import (
     ERROR_CHARACTERS,
     MAX_DEPTH,
@@ -24,7 +25,6 @@ NAME_CHARACTERS = 60  # limit for a name in the text of an error
 # The levels of a pack. Its `{"columns": {name: [value, …]}}` has two levels more than a record.
 # `{"shared": {name: value}}` has one level more.
 PACK_LEVELS = MAX_DEPTH + 2
-USUAL_KEYS = SIMPLE | {float}  # for values of these types, str() is the text of a key
 KINDS: Mapping[type, str] = {dict: "a JSON object", list: "a list"}
 
 Kind = TypeVar("Kind")
@@ -101,7 +101,7 @@ class Pack:
 
         """
         if isinstance(self.keys_or_column, str):
-            return _key_text(self.columns[self.keys_or_column][index])
+            return key_text(self.columns[self.keys_or_column][index])
         return self.keys_or_column[index]
 
     def select(self, indexes: Sequence[int]) -> Pack:
@@ -164,47 +164,6 @@ class Pack:
             msg = f"nested too deeply: more than {MAX_DEPTH} levels"
             raise ValueError(msg)
         return body
-
-
-def key_texts(values: Sequence[Any]) -> Sequence[str]:
-    """Return the routing keys for the values of a column.
-
-    Args:
-        values: the values of the column, before they become JSON or after.
-
-    """
-    usual = USUAL_KEYS.issuperset(map(type, values))
-    return list(map(str if usual else _key_text, values))
-
-
-def _key_text(value: object) -> str:
-    """Return the routing key for a value of a column: the text of the value in the JSON.
-
-    A consumer reads the keys from the JSON of a pack. For an instance of a subclass of str, int or
-    float, such as a member of an Enum, str() can return another text, such as "Color.RED".
-    """
-    if type(value) is str:
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return int.__repr__(value)
-    return float.__repr__(value) if isinstance(value, float) else str(value)
-
-
-def plain_keys(keys: Sequence[str]) -> Sequence[str]:
-    """Return routing keys of which none is an instance of a subclass of str.
-
-    A member of an Enum that is also a str is equal to its text, but has another hash. So keys with
-    the same text would go to different packs, which can overtake each other.
-
-    Args:
-        keys: the routing keys of some records. Items of other types are returned unchanged.
-
-    """
-    if set(map(type, keys)) == {str}:
-        return keys
-    return [str.__str__(key) if isinstance(key, str) else key for key in keys]
 
 
 def _distinct_origins(origins: str | Sequence[str]) -> tuple[list[str], list[int]]:

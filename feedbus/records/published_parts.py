@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
-from feedbus.records.packs import Pack, plain_keys
+from feedbus.records.key_texts import plain_keys
+from feedbus.records.packs import Pack
 from feedbus.records.publish_arguments import NO_KEY, copied_list, is_list
 from feedbus.wire.message_options import PublishOptions
 from feedbus.wrong_argument import refuse

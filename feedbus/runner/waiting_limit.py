@@ -83,6 +83,12 @@ class RetryLimit(WaitingLimit):
         """
         super().__init__(consumer)
         self._report = report
+        self._end = "some of them are handled or become dead letters"
+        if consumer.queue.block_on_dead:  # then a dead letter counts, too
+            self._end = (
+                "some of them are handled; for dead letters that block keys, use `feedbus dead"
+                " requeue` or `feedbus dead drop`"
+            )
 
     def forget(self) -> None:
         """Forget that the limit was reached, because the waiting records are read again.
@@ -97,8 +103,7 @@ class RetryLimit(WaitingLimit):
     def _log_reached(self, count: int) -> None:
         reason = (
             f"{_records_wait(count)} for earlier records of their keys, and waiting_limit is"
-            f" {self._limit}; it continues when enough of them are handled or have become dead"
-            " letters"
+            f" {self._limit}; new records are handled again when {self._end}"
         )
         events.warning(
             "waiting_limit",

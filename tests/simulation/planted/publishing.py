@@ -7,7 +7,7 @@ from typing import Any
 
 from feedbus.broker import publisher, unconfirmed_messages
 from feedbus.broker.refused_messages import NACKED
-from feedbus.bus import collecting_bus, sender
+from feedbus.bus import batch_bus, sender
 from feedbus.dispatch import (
     publications,
 )
@@ -184,7 +184,7 @@ def ids_that_two_descendants_share() -> list[Change]:
 
     So the second message of a record's first child has the id of the first message of its second.
     """
-    original = collecting_bus.BatchBus._derive_ids
+    original = batch_bus.BatchBus._derive_ids
 
     def children(ordinal: int, first: int, count: int) -> Sequence[int]:
         digits = max(1, -(-ordinal.bit_length() // ids.DIGIT_BITS))
@@ -198,15 +198,15 @@ def ids_that_two_descendants_share() -> list[Change]:
         return original(self, exchange, causes)
 
     return [
-        (collecting_bus, "child_ordinals", children),
-        (collecting_bus.BatchBus, "_derive_ids", children_of),
+        (batch_bus, "child_ordinals", children),
+        (batch_bus.BatchBus, "_derive_ids", children_of),
     ]
 
 
 def ids_of_earlier_messages_used_again() -> list[Change]:
     """Number the messages of a record from the start again when they are sent in several parts."""
     counted = "caused[cause] += count"
-    return edited(collecting_bus.BatchBus, "_derive_ids", counted, "pass")
+    return edited(batch_bus.BatchBus, "_derive_ids", counted, "pass")
 
 
 def deliveries_put_back_behind_later_ones() -> list[Change]:
