@@ -235,7 +235,7 @@ def test_a_file_that_is_not_utf_8_is_reported_with_its_line_and_column(tmp_path)
         (".", "is a directory"),
         ("topology.toml/x", "not a directory"),
         ("x" * 300, "file name too long"),
-        ("a\0b", "no such file"),
+        ("a\0b", "no path can contain such a character"),
     ],
     ids=["missing", "a folder", "below a file", "too long a name", "a name with NUL"],
 )

@@ -140,7 +140,8 @@ def read(path: Path) -> str:
             path, f"cannot be read: {reason}; expected {expected}{create}", expected
         ) from None
     except ValueError:
-        raise _unreadable(path, "cannot be read: no such file", expected) from None
+        message = f"cannot be read: no path can contain such a character; expected {expected}"
+        raise _unreadable(path, message, expected) from None
     if len(body) > LARGEST_BYTES:
         raise _unreadable(path, f"expected at most {LARGEST_BYTES:,} bytes, got more", expected)
     try:

@@ -31,9 +31,10 @@ Found = TypeVar("Found")
 def check_other_imports(
     draft: Draft, root: Path, store: StoreOffer, handlers: Iterable[str]
 ) -> None:
-    """Import dead handlers, middleware, codecs and exceptions; search the programs of processes.
+    """Check that dead handlers, middleware, codecs, exceptions and programs exist.
 
-    The problems are added to the report of the draft.
+    Dead handlers, middleware, codecs and exceptions are imported. The programs of `[processes]` are
+    searched in the file system. What is not found is added to the report of the draft.
 
     Args:
         draft: the loaded values of topology.toml; its report gets the problems.

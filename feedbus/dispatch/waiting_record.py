@@ -112,16 +112,17 @@ class WaitingRecord:
             each = each.copy
 
     def with_message(self, message: WaitingRecord) -> WaitingRecord:
-        """Add another message of this record.
+        """Combine this message with another message of the same record.
 
         WaitingRecords calls this when a waiting queue delivers a second message of a known record.
 
         Args:
-            message: the message. It is in the waiting queue of another generation, or has arrived
-                in the same queue while a handler had the record.
+            message: the other message. It is in the waiting queue of another generation, or has
+                arrived in the same queue while a handler had the record.
 
         Returns:
-            The message of the oldest generation, which is the record from now on.
+            The message of the older generation. It represents the record from now on, and the other
+            one is its copy.
 
         """
         if message.generation_number < self.generation_number:
@@ -131,14 +132,15 @@ class WaitingRecord:
         return self
 
     def without_message(self, message: WaitingRecord) -> WaitingRecord | None:
-        """Remove one of the messages of this record, because it has left its waiting queue.
+        """Remove one message of a record, because this message has left its waiting queue.
 
         Args:
-            message: this record, or one of its copies.
+            message: the message to remove: the one that represents the record, or one of its
+                copies.
 
         Returns:
-            The message of the oldest generation that is left, which is the record from now on; None
-            if none is left.
+            The message of the oldest generation that remains. It represents the record from now on.
+            None if no message remains.
 
         """
         if self is message:

@@ -188,8 +188,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " handled out of order. Run `feedbus apply`.",
         "misplaced_not_recorded": "A ring must be repaired, but feedbus could not record this on"
         " the broker, so `feedbus apply` does not repair it yet. feedbus tries again at the next"
-        " message on a wrong shard, at the earliest after 10 s. If this line is not logged again"
-        " then, run `feedbus apply`.",
+        " message on a wrong shard, at the earliest after 10 s, and logs `misplaced` again. If"
+        " `misplaced` comes without this line, run `feedbus apply`.",
         "messages_lost": "Messages are lost, because a program published them directly to a queue"
         " while feedbus deleted it. Let the program publish to the exchange of the queue instead.",
         "waiting_queue_kept": "A waiting queue has messages, but the queue of its shard does not"

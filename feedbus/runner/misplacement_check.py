@@ -140,8 +140,8 @@ class MisplacementCheck:
                 "misplaced_not_recorded",
                 f"feedbus could not record that the ring of exchange {generation.exchange} must be"
                 " repaired, so `feedbus apply` does not repair it yet; feedbus tries again at the"
-                " next message on a wrong shard; if this line is not logged again then, run"
-                " `feedbus apply`",
+                " next message on a wrong shard, and logs `misplaced` again; if `misplaced` comes"
+                " without this line, run `feedbus apply`",
                 exchange=generation.exchange,
                 error=error,
             )

@@ -135,7 +135,8 @@ class WaitingRecordMover:
             arrivals: the deliveries of these records, in the same order.
 
         Returns:
-            Whether the records were moved, and no request to release their keys can follow them.
+            True if all records were moved, and no request to release one of their keys is left in
+            the old waiting queue. False if something remains to be done there.
 
         """
         keys = [arrival.delivery.original_key for arrival in arrivals]

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from feedbus.generations.topology_setup import set_up
 from feedbus.runner.resident_memory import ResidentMemory
 from feedbus.transports import memory
-from feedbus.transports.sqlite import delivery_owners, registration, routing
+from feedbus.transports.sqlite import delivery_owners, registered_connection, routing
 from tests.simulation.adversary import opposed
 from tests.simulation.broker import SimulatedBroker
 from tests.simulation.checker import errors_of, stuck
@@ -236,7 +236,7 @@ def cheap() -> Iterator[None]:
 
     with (
         replaced(ResidentMemory, "__init__", open_nothing),
-        replaced(registration, "process_namespace", lambda: ""),
+        replaced(registered_connection, "process_namespace", lambda: ""),
         replaced(delivery_owners, "process_namespace", lambda: ""),
         replaced(routing, "make_queue", made_queue),
         replaced(routing, "json", SimpleNamespace(loads=parsed)),

@@ -1,8 +1,8 @@
 """The embedded broker: RabbitMQ's semantics in one SQLite file, without a server.
 
 To understand it, read four modules: `schema` (the tables), `routing` (which queues get a message),
-`queued_messages` (how a consumer gets messages) and `registration` (how connections wake each other
-and wait).
+`queued_messages` (how a consumer gets messages) and `registered_connection` (how connections wait
+and wake each other).
 """
 
 from kombu.transport import TRANSPORT_ALIASES

@@ -15,7 +15,7 @@ from feedbus.transports.sqlite import delivery_owners, queued_messages
 from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
 from feedbus.transports.sqlite.confirms import Outcome, PublishedMessage
 from feedbus.transports.sqlite.consumers import Consumer, ConsumerGroup
-from feedbus.transports.sqlite.registration import RegisteredConnection
+from feedbus.transports.sqlite.registered_connection import RegisteredConnection
 from feedbus.transports.sqlite.transactions import Transaction
 
 

@@ -12,7 +12,7 @@ from collections import deque
 from feedbus.transports.sqlite.consumers import Arrival, Consumer
 from feedbus.transports.sqlite.delivery_owners import is_registered
 from feedbus.transports.sqlite.queued_messages import claim, content_of, settle
-from feedbus.transports.sqlite.registration import RegisteredConnection
+from feedbus.transports.sqlite.registered_connection import RegisteredConnection
 from feedbus.transports.sqlite.transactions import Transaction
 
 LOADED_AT_ONCE = 50  # the number of messages whose bodies are loaded into memory before delivery

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from amqp.exceptions import ChannelError, NotFound, error_for_code
 
 from feedbus.transports.sqlite.deadletter import put
-from feedbus.transports.sqlite.message_content import Content
+from feedbus.transports.sqlite.message_conversion import Content
 from feedbus.transports.sqlite.transactions import Transaction
 
 NO_ROUTE = 312

@@ -14,7 +14,7 @@ from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
 from feedbus.transports.sqlite.connection_backend import Backend
 from feedbus.transports.sqlite.consumers import Consumer
 from feedbus.transports.sqlite.queued_messages import put_back
-from feedbus.transports.sqlite.registration import RegisteredConnection
+from feedbus.transports.sqlite.registered_connection import RegisteredConnection
 
 if TYPE_CHECKING:
     from kombu.connection import Connection as Client

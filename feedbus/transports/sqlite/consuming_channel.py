@@ -17,7 +17,7 @@ from amqp.exceptions import (
 from feedbus.transports.sqlite import delivery_owners, queued_messages, queues
 from feedbus.transports.sqlite.base_channel import BaseChannel, Unsettled
 from feedbus.transports.sqlite.consumers import Arrival, Consumer
-from feedbus.transports.sqlite.message_content import unpack
+from feedbus.transports.sqlite.message_conversion import unpack
 from feedbus.transports.sqlite.routing import Queue
 from feedbus.transports.sqlite.transactions import Transaction
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from feedbus.transports.sqlite.message_content import Content, Properties, dump
+from feedbus.transports.sqlite.message_conversion import Content, Properties, dump
 from feedbus.transports.sqlite.routing import Queue
 from feedbus.transports.sqlite.table_json import table_from_json
 from feedbus.transports.sqlite.transactions import Transaction

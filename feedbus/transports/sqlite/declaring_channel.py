@@ -11,7 +11,7 @@ from amqp.protocol import queue_declare_ok_t
 
 from feedbus.transports.sqlite import bindings, exchanges, queued_messages, queues
 from feedbus.transports.sqlite.base_channel import BaseChannel
-from feedbus.transports.sqlite.message_content import check_key
+from feedbus.transports.sqlite.message_conversion import check_key
 from feedbus.transports.sqlite.routing import EXCHANGE, QUEUE
 
 

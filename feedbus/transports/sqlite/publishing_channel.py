@@ -10,7 +10,7 @@ from amqp.exceptions import AMQPNotImplementedError, MessageNacked
 
 from feedbus.transports.sqlite.base_channel import BaseChannel
 from feedbus.transports.sqlite.confirms import Confirm, PublishedMessage, store
-from feedbus.transports.sqlite.message_content import pack
+from feedbus.transports.sqlite.message_conversion import pack
 
 # In confirm mode, basic_publish() itself stores the buffered messages when there are this many of
 # them, or when their bodies have this many bytes.

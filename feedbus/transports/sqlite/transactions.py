@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from feedbus.transports.sqlite.backend_interfaces import Time
-from feedbus.transports.sqlite.message_content import Content
+from feedbus.transports.sqlite.message_conversion import Content
 from feedbus.transports.sqlite.routing import Queue, Routes, load_routes
 
 BUSY_TIMEOUT_SECONDS = 10.0
