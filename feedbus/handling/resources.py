@@ -25,7 +25,7 @@ events = EventLog(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The values that a resource or a middleware can request when it is opened, besides resources.
+    """The object from which a resource or a middleware gets the topology when it is opened.
 
     Attributes:
         topology: the topology of the project.
@@ -58,8 +58,9 @@ class Resources:
 
         Args:
             topology: the topology, which resources can request.
-            on_blocked: called repeatedly while a handler blocks the event loop; see HandlerLoop.
-            clock: the clock of the event loop; see HandlerLoop.
+            on_blocked: called repeatedly while an async handler blocks the event loop, with the
+                seconds of blocking since the last call.
+            clock: gives the time, and starts the thread of the event loop.
 
         """
         self._opening = Opening(topology)
@@ -87,7 +88,8 @@ class Resources:
     def value_of(self, resource: Resource) -> Source:
         """Return a function that returns the value of a resource while the resource is open.
 
-        The function has the argument of every Source, and ignores it.
+        The value becomes an argument of a handler, a middleware or another resource. The returned
+        function has one parameter, because the type Source requires one, and does not use it.
         """
         values = self._values
         return lambda _given: values[resource]
@@ -147,7 +149,16 @@ class Resources:
             self._loop = None
 
     def _end(self, resource: Resource, end: Callable[[], None]) -> None:
-        """Close a resource, and log an error of it, also one that ended it before."""
+        """Close a resource, and log an error that occurs.
+
+        If the resource has ended by itself, log this instead, with the error if one occurs.
+
+        Args:
+            resource: the resource.
+            end: closes the resource. If an error has ended the resource before, `end` raises this
+                error.
+
+        """
         error: BaseException | None = None
         try:
             end()

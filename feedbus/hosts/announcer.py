@@ -126,7 +126,7 @@ class Announcer:
         Args:
             link: the connection to the other hosts.
             ready_consumers: maps each queue to its consumers that are ready on this host.
-            now: the time of the monotonic clock.
+            now: the time now, in seconds of the monotonic clock.
 
         """
         assignment = self._membership.assign(self._announcement(ready_consumers, link.queue), now)
@@ -164,7 +164,15 @@ class Announcer:
             self._listen(link)
 
     def _write(self, assignment: Mapping[str, str], own: Announcement, now: float) -> None:
-        """Write the assignment file if its content has changed; log new hosts and gone hosts."""
+        """Write the assignment file if its content has changed; log new hosts and gone hosts.
+
+        Args:
+            assignment: maps each consumer to its host.
+            own: the latest announcement of this host.
+            now: the time now, in seconds of the monotonic clock. It determines which other hosts
+                count as ended.
+
+        """
         hosts = self._membership.hosts(own, now)
         sharing = Sharing(
             self._host,

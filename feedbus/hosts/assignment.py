@@ -109,13 +109,17 @@ class _Distribution:
         )
 
     def _move(self, queue: str, *, min_difference: int, min_total_difference: int | None) -> bool:
-        """Make the most useful move of a consumer of a queue; return whether there is a move.
+        """Move one consumer of a queue to another host; return whether a consumer was moved.
+
+        Of the allowed moves, make the move between the two hosts whose numbers of consumers of the
+        queue differ most.
 
         Args:
             queue: the name of the queue.
-            min_difference: how many more consumers of the queue the old host must have than the
-                new host, at least.
-            min_total_difference: the same for the consumers of all queues; None for no condition.
+            min_difference: a move is allowed if the old host has at least this many more consumers
+                of the queue than the new host.
+            min_total_difference: a second condition: the old host must also have at least this many
+                more consumers of all queues together. None for no second condition.
 
         """
         loads, totals = self._loads[queue], self._totals
@@ -145,7 +149,7 @@ class _Distribution:
 
 
 def _order(move: tuple[int, int, str, str]) -> tuple[int, int, bytes]:
-    """Return the sort key of a move; the most useful move has the smallest key.
+    """Return the sort key of a move; the move between the most unequal hosts has the smallest key.
 
     Args:
         move: a tuple of four values. The first is how many more consumers of the queue the old

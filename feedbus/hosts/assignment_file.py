@@ -142,13 +142,15 @@ class AssignedConsumer:
     """A function that returns whether a consumer's shard is assigned to this host.
 
     The process of the consumer has one AssignedConsumer object, and calls it again and again. The
-    object checks the assignment file twice a second. If the shard counts as assigned to several
-    hosts, the broker decides which of these hosts reads the shard. The shard also counts as
-    assigned to this host in these cases:
+    object checks the assignment file twice a second. The shard counts as assigned to this host if
+    the file assigns it to this host. It also counts as assigned to this host in these cases:
 
     - There is no readable file, or the operations process of another supervisor has written it.
     - The operations process that wrote the file has ended more than 15 seconds ago.
-    - The file does not name the consumer.
+    - The file assigns the shard to no host.
+
+    So a shard can count as assigned on several hosts at the same time. Then the broker decides
+    which of these hosts reads the shard.
     """
 
     def __init__(self, path: Path, consumer: str, supervisor: int, clock: Clock = SYSTEM) -> None:

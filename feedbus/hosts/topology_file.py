@@ -37,7 +37,9 @@ def digest_in_use(topology: Topology) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TopologyFile:
-    """A topology file of a host, as the state of a ring names the file that declared the ring.
+    """Identifies a topology file: its host, its path, its digest and its age.
+
+    The state of a ring contains the TopologyFile of the file that declared the ring.
 
     Attributes:
         host: the id of the host.
@@ -62,7 +64,7 @@ class TopologyFile:
         return cls(host_id(topology), str(topology.path), _digest(content), status.st_mtime)
 
     def __str__(self) -> str:
-        """Return a description for the operator."""
+        """Return the path, the host and the time of the last change, as text for the operator."""
         modified = datetime.fromtimestamp(self.modified, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         return f"{self.path} of host {self.host}, modified {modified}"
 

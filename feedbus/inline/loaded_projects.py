@@ -29,7 +29,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Project:
-    """What all InlineSystem objects of one topology share.
+    """A topology, its handlers and other values that all InlineSystem objects of it share.
 
     Each property is computed at its first use.
 

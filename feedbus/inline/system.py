@@ -33,7 +33,7 @@ MOST_DELIVERIES = 100_000  # the default limit of handle_ready()
 
 
 class NeverDone(FeedbusError):  # noqa: N818 -- clear without "Error"
-    """handle_ready(), run() or advance() gave up after many deliveries: they may never end.
+    """Raised by handle_ready(), run() and advance() after many deliveries, which may never end.
 
     For example, handlers publish to each other without end, or a record fails again and again.
     """

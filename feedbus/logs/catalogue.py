@@ -227,7 +227,10 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
 
 
 def markdown() -> str:
-    """Return the events of all groups as tables in Markdown, for the documentation."""
+    """Return the catalogue in Markdown: a table of events for each group, such as "Metric files".
+
+    docs/reference/logs.md contains the tables.
+    """
     parts = []
     for group, events in EVENTS.items():
         rows = [f"| `{name}` | {meaning} |" for name, meaning in events.items()]

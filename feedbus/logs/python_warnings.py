@@ -29,11 +29,10 @@ def log_warnings() -> None:
 
 
 def note_coroutines() -> None:
-    """Let Python record where this thread creates coroutines, for its warnings.
+    """Let Python record where this thread creates coroutines, so that warnings name the place.
 
-    Each thread that runs handlers calls the function. The record costs time for each coroutine that
-    this thread creates. So this function is not called in the thread of the event loop, which
-    creates many.
+    Each thread that runs handlers without `async` calls the function. Recording a place costs time.
+    So the function is not called in the thread of the event loop, which creates many coroutines.
     """
     sys.set_coroutine_origin_tracking_depth(1)
 
@@ -68,16 +67,20 @@ def _log(  # noqa: PLR0913, PLR0917 -- the arguments of warnings.showwarning()
 
 
 def _place(text: str, filename: str, lineno: int) -> tuple[str, str]:
-    """Return the place where a coroutine was created, and its function; "" if it is not known.
+    """Return where a coroutine was created, for a warning about it.
 
     If Python has not recorded this place, the result is the place where the coroutine was deleted.
-    Usually, this is the same line. It is another line if a variable contained the coroutine. If
-    feedbus has deleted the coroutine, the place is not known.
+    Usually, both are the same line. They differ if a variable contained the coroutine.
 
     Args:
         text: the text of the warning, with the place if Python has recorded it.
         filename: the file in which the coroutine was deleted.
         lineno: the line in which the coroutine was deleted.
+
+    Returns:
+        The place as "FILE:LINE", and the name of the function that contains this line. If Python
+        has not recorded the place, and code of feedbus has deleted the coroutine, both are "". If
+        only the function is not known, its name is "".
 
     """
     noted = CREATED_AT.findall(text)

@@ -89,6 +89,7 @@ class Counts:
             name: the name of the process, from which the name of the file is made.
 
         Raises:
+            NotPrivate: the file is a link, or another user owns it.
             OSError: no file can be opened.
 
         """
@@ -153,7 +154,16 @@ class Counts:
             self._descriptor = None
 
     def _append(self, key: bytes, length: int) -> memoryview[float]:
-        """Add an entry to the last segment, or to a new one; return its numbers, which are 0."""
+        """Add a series to the file; return its numbers, which are 0.
+
+        The file consists of segments of 64 KiB. If the series does not fit into the last segment, a
+        segment is added.
+
+        Args:
+            key: the key of the series.
+            length: how many numbers the series has.
+
+        """
         start = self._used + ENTRY.size + _aligned(len(key))
         end = start + 8 * length
         if end > len(self._space):
@@ -167,7 +177,7 @@ class Counts:
         return self._space[start:end].cast("d")
 
     def _grow(self) -> None:
-        """Add a segment to the file; if this is impossible, use a segment in memory."""
+        """Add 64 KiB, a segment, to the file; if this is impossible, add a segment in memory."""
         space = memoryview(bytearray(SEGMENT_BYTES))
         if self._descriptor is not None:
             try:
@@ -184,7 +194,12 @@ class Counts:
         self._take(space)
 
     def _take(self, space: memoryview) -> None:
-        """Use a segment: read its entries, and add new entries after them."""
+        """Read the series of a segment; from now on, _append() adds new series to this segment.
+
+        Args:
+            space: the bytes of the segment, a part of the metric file with 64 KiB.
+
+        """
         self._space = space
         self._used = HEADER_BYTES
         for key, start, end, _ in entries(space):
@@ -219,10 +234,12 @@ def read_file(path: Path) -> Iterator[tuple[str, tuple[float, ...]]]:
 
 
 def entries(segment: memoryview) -> Iterator[tuple[str, int, int, tuple[float, ...]]]:
-    """Yield the key, the position of the numbers, and the numbers of each entry of a segment.
+    """Yield the key, the position of the numbers, and the numbers of each series in a segment.
+
+    A metric file consists of segments of 64 KiB. A segment has one entry for each of its series.
 
     Args:
-        segment: the bytes of a segment of a metric file.
+        segment: the bytes of the segment.
 
     Yields:
         The key, the start and the end of the numbers in the segment, and the numbers. The start is

@@ -85,11 +85,13 @@ def totals(directory: Path) -> dict[str, dict[str, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The records and the lag of the deliveries that a consumer has settled, as settled() returns.
+    """How many records a consumer has settled, and the lag of the settled deliveries.
+
+    The lag of a delivery is the time from the sending of the message to its settlement.
 
     Attributes:
-        records: the number of records.
-        lag_seconds: the sum of the times from the sending of a message to its settlement.
+        records: the number of settled records.
+        lag_seconds: the sum of the lags of the settled deliveries.
         lag_count: the number of deliveries in this sum.
 
     """
@@ -100,7 +102,7 @@ class Settled:
 
 
 def settled(directory: Path) -> dict[str, Settled]:
-    """Return the settled records and the lag of each consumer.
+    """Return how many records each consumer has settled, and the lag, by the consumer's name.
 
     Args:
         directory: the directory of the metric files; the values of all files are added.
@@ -138,7 +140,14 @@ def deliveries(directory: Path) -> dict[str, int]:
 
 
 def _count_by_consumer(directory: Path, metric: str) -> dict[str, int]:
-    """Return the sum of a counter with the labels consumer and another one, for each consumer."""
+    """Return the value of a counter for each consumer, by the consumer's name.
+
+    Args:
+        directory: the directory of the metric files; the values of all files are added.
+        metric: the name of the counter. It has two labels: the first is `consumer`. The values of
+            all series that differ only in the second label are added.
+
+    """
     merged = _merge(directory)[0]
     counts: dict[str, int] = defaultdict(int)
     for (consumer, _), (count,) in merged.get(metric, {}).items():
@@ -149,7 +158,7 @@ def _count_by_consumer(directory: Path, metric: str) -> dict[str, int]:
 def _merge(directory: Path) -> tuple[dict[str, Series], int]:
     """Return the series of all metric files by metric, and the number of unreadable files.
 
-    The unreadable files include those that a process has renamed.
+    The unreadable files include the damaged files that a process has renamed at its start.
     """
     merged: dict[str, Series] = defaultdict(dict)
     unreadable = sum(1 for _ in directory.glob(f"*{SUFFIX}{UNREADABLE_SUFFIX}"))

@@ -55,7 +55,11 @@ class Metrics:
         Args:
             directory: the directory with the metric files of all processes of a system. If it is
                 missing, it is created with the mode 0700.
-            process: a name that is the same after a restart: the consumer and its slot.
+            process: a name that is the same after a restart, such as "mail.1": the consumer and the
+                number of the process among the consumer's processes.
+
+        Raises:
+            NotPrivate: another user owns the directory or the file, or may write to the directory.
 
         """
         try:

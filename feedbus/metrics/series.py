@@ -17,7 +17,10 @@ LONGEST_SECONDS = 366 * 86400.0  # a longer time is counted as this time
 
 
 class Series:
-    """The numbers of one series: the base class of the kinds of series."""
+    """The numbers of one metric for one set of label values.
+
+    Series is the base class of Counter and Histogram.
+    """
 
     __slots__ = ("_lock", "_numbers")
 
@@ -51,7 +54,14 @@ class Histogram(Series):
     __slots__ = ("_bounds",)
 
     def __init__(self, counts: Counts, family: Family, *labels: str) -> None:
-        """Create the series as a Series, with the bounds of the buckets of the metric."""
+        """Create the series with 0, or continue with the numbers of the metric file.
+
+        Args:
+            counts: the numbers of the process, in a file or in memory.
+            family: the metric, with the bounds of its buckets.
+            labels: the values of its labels, in the order of the catalogue.
+
+        """
         super().__init__(counts, family, *labels)
         self._bounds = family.bounds
 

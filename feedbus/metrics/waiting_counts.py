@@ -29,7 +29,9 @@ class WaitingCounts(NamedTuple):
 
 
 def mark_waiting(counts: WaitingCounts) -> None:
-    """Write to the status file of this process how many records wait; without a slot, do nothing.
+    """Write to a file in the run folder how many records wait in this process.
+
+    Each process of a consumer has such a file. In a process without it, such as a test, do nothing.
 
     Args:
         counts: the records in this process that wait for an earlier record or for their next
@@ -45,7 +47,7 @@ def all_waiting(run_folder: Path) -> dict[str, WaitingCounts]:
     Consumers without waiting records are left out.
 
     Args:
-        run_folder: the folder with the files of the slots, which slots.run_folder() returns.
+        run_folder: the folder to which the processes write their status, from slots.run_folder().
 
     """
     return {name: _sum(lines) for name, lines in read_statuses(run_folder, KIND).items()}

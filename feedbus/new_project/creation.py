@@ -101,7 +101,13 @@ def _templates(folder: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _chosen(name: str, *, minimal: bool) -> Iterator[tuple[str, str]]:
-    """Return the path and the text of each template that is written for a project of that name."""
+    """Return the path and the text of each file to write; `{{name}}` is not replaced in texts yet.
+
+    Args:
+        name: the name of the project, which is part of a path.
+        minimal: whether to write only the topology, the handlers and their test.
+
+    """
     found = templates()
     if minimal:
         return ((path, found[template]) for template, path in MINIMAL.items())

@@ -132,9 +132,13 @@ class Channel(HTTPChannel):
     def worth(self) -> tuple[bool, bool, float]:
         """Return a sort key; above the limit, connections with the lowest keys are closed first.
 
-        Connections that have not sent a whole request are closed first, the oldest first. Then
-        follow connections that were answered and are kept alive. Connections whose client has not
-        read the whole answer are the last.
+        There are three kinds of connections, which are closed in this order:
+
+        - The client has not sent its first request, or has sent only a part of a request.
+        - The last request was answered, and the client has not begun the next one.
+        - The client has not read the whole answer.
+
+        Of one kind, the connection that has waited longest for its request is closed first.
         """
         kept_alive = self.served and self.request is None
         return bool(self.total_outbufs_len), kept_alive, self.waiting_since
@@ -166,7 +170,10 @@ class Channel(HTTPChannel):
             self.will_close = True
 
     def _check_linger_time(self) -> bool:
-        """Close the connection if the time after a refusal is over; return whether to read."""
+        """Return whether waitress's loop reads from the connection; close it after `linger_until`.
+
+        After a refusal, this method replaces readable(), which the loop calls in each iteration.
+        """
         if time.monotonic() > self.linger_until:
             self.will_close = True
         return super().readable()  # type: ignore[no-any-return]  # it is a bool

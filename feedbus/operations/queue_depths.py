@@ -105,7 +105,9 @@ class QueueDepths:
         return self._counts.read()
 
     def delayed_counts(self) -> DelayedCounts:
-        """Return the numbers of delayed messages by state; they are at most 10 s old.
+        """Return how many delayed messages wait, and how many are due but could not be delivered.
+
+        The numbers are at most 10 s old.
 
         Raises:
             Outage: the broker is unavailable.

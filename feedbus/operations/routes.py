@@ -164,7 +164,10 @@ class Operations:
         return read_assignment(self._topology) or Sharing("")
 
     def _timer(self) -> dict[str, float]:
-        """Return the number of delayed messages by state; empty during an outage of the broker."""
+        """Return the numbers of delayed messages: {"waiting": …, "undelivered": …}.
+
+        The result is empty during an outage of the broker.
+        """
         try:
             return dict(asdict(self._depths.delayed_counts()))
         except Outage:

@@ -24,7 +24,8 @@ def write_url(topology: Topology, url: str) -> None:
 def last_url(topology: Topology) -> str:
     """Return the URL of the latest operations process of a topology, which may have ended.
 
-    The result is "" if there was none. The process tries to use the same port after a restart.
+    The result is "" if no operations process has run yet. If another program uses the standard port
+    8672, the next operations process reads the port of the latest one from this URL.
     """
     try:
         text = slot_path(topology.var / "run", OPERATIONS, 1, "url").read_text(encoding="utf-8")
@@ -36,7 +37,7 @@ def last_url(topology: Topology) -> str:
 def read_url(topology: Topology) -> str | None:
     """Return the URL of the running operations process of a topology, or None if none runs.
 
-    The process that has written the file still runs if it holds the lock of its slot.
+    The process that has written the file still runs if it holds the lock of the operations process.
     """
     folder = topology.var / "run"
     try:

@@ -160,6 +160,11 @@ class _Shield:
         """Return the answer to an error of a route, and log the details.
 
         The answer has the status 503 for an outage, and 500 for any other error.
+
+        Args:
+            error: the exception of the function of the route.
+            rule: the path of the route as it is declared, for the log.
+
         """
         if isinstance(error, Outage) or self._is_outage(error):
             part = unavailable_part(error) if isinstance(error, Outage) else "store"

@@ -69,7 +69,7 @@ class Comparison:
     parked_queues: Collection[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Compute the attributes that the caller has not given."""
+        """Compute `timer_queues`, `waiting_queues` and `parked_queues`."""
         self.timer_queues = timer_layout.queues_of_timer(self._names)
         self.waiting_queues = self._find_waiting_queues()
         parked = retry_queue_replacement.parked_retry_queues(self.topology, self.seen)
@@ -270,7 +270,11 @@ class Comparison:
         )
 
     def _has_leaving_consumer(self, name: str) -> bool:
-        """Whether this host runs a removed consumer of a queue or, for shards, of another shard."""
+        """Whether this host still runs a removed consumer of a queue.
+
+        A consumer is removed if the topology does not contain it any more. For the queue of a
+        shard, a removed consumer of any shard of the same table counts.
+        """
         owner = self._owner(name)
         return owner in self.removed or queue_of(owner) in map(queue_of, self.removed)
 
@@ -280,10 +284,16 @@ class Comparison:
         return self._without_prefix(made.owner if made else name)
 
     def _state_kept_in(self, name: str) -> tuple[Kind, str, str] | None:
-        """Return the deletion of a queue of feedbus itself, as (kind, name, reason).
+        """Return what the plan shows for the deletion of a queue that only feedbus itself uses.
 
         Such queues are the queue of a removed schedule, and the readers' queue or the ledger of an
-        exchange that has no ring any more. The result is None for any other queue.
+        exchange that has no ring any more.
+
+        Returns:
+            The kind of the object, its name, and the reason of the deletion. For a schedule, the
+            kind is "schedule" and the name is that of the schedule. Otherwise, the kind is "queue".
+            The result is None for any other queue.
+
         """
         schedules = self._names.schedule("")
         if name.startswith(schedules):
@@ -294,7 +304,11 @@ class Comparison:
         return None
 
     def _must_be_kept(self, name: str, found: SeenQueue) -> bool:
-        """Whether a queue must be kept although no table of the topology declares it."""
+        """Whether a queue must be kept although no table of the topology declares it.
+
+        This is true for three kinds of queues: a queue for delayed messages with the correct
+        arguments, a retry queue of feedbus 0.1, and a queue with parked retries.
+        """
         return (
             self._is_correct_timer_queue(name, found)
             or self._is_old_retry_queue(found)
