@@ -70,7 +70,8 @@ class Wait:
         messages: the number of messages in its queue that are ready: no process has received them.
         unacknowledged: the number of messages in its queue that processes have received, and have
             not acknowledged.
-        moved_to: the new shards of its keys; the shard that gets the most keys comes first.
+        moved_to: the other shards that get keys of this shard; the shard that gets the most keys
+            comes first.
         consumers: the number of processes that read the queue.
         per_second: the number of messages of the shard that this host has handled per second while
             the plan was made; None if it has handled none, or if no process reads the queue.
@@ -96,7 +97,7 @@ class HotKey:
     Attributes:
         key: the routing key.
         share: the share of the key in all records of the sample.
-        shard_share: one divided by the number of shards.
+        shard_share: the share of an average shard: one divided by the number of shards.
 
     """
 
@@ -122,9 +123,10 @@ class RingChange:
         after: the spread over the new shards; None if there are none, if `new` is the same as
             `old`, or if no prediction was requested.
         backlog_messages: the number of messages that are ready in the queues of the current
-            generation and of the earlier generations that are not deleted yet.
+            generation and of the earlier generations that are not deleted yet; 0 if `new` is the
+            same as `old`.
         unacknowledged_messages: the number of messages in these queues that processes have
-            received, and have not acknowledged.
+            received, and have not acknowledged; 0 if `new` is the same as `old`.
         drain_seconds: the time until these ready and unacknowledged messages are handled, if no
             rate changes. It is None if there are no messages, if the rate of a shard is not known,
             or if no prediction was requested.
@@ -224,8 +226,8 @@ class ObjectsToChange:
         timer_bindings_to_remove: the bindings of the timer's exchanges to be removed. The timer is
             the set of exchanges and queues that keep delayed messages.
         queues_to_empty: the queues of deleted_queues that a consumer reads, and the retry queues of
-            such queues. Before such a queue is deleted, consumers empty it, unless it is in
-            `nonempty`.
+            such queues. `feedbus apply` waits until such a queue is empty before it deletes the
+            queue, unless the queue is in `nonempty`.
         deleted_queues: queues to be deleted.
         used_by_others: the queues of deleted_queues from which other programs consume.
         nonempty: the queues of deleted_queues that are deleted with their messages, including the

@@ -167,7 +167,10 @@ class DeclaredObjects:
                 self._note("create", "queue", self._names.dead(queue), DEAD_LETTERS)
 
     def schedules(self) -> None:
-        """Add to `changes` a change for each schedule that is new in the topology."""
+        """Add to `changes` a change for each schedule that has no queue on the broker yet.
+
+        In this queue, feedbus keeps the moment at which the schedule was last fired.
+        """
         for schedule in self.topology.schedules.values():
             if self._names.schedule(schedule.name) not in self.seen.queues:
                 self._note("create", "schedule", schedule.name, schedule_text(schedule))

@@ -14,10 +14,12 @@ NAMES_SHOWN = 10
 
 
 def classic_queues_note(topology: Topology, seen: Inventory) -> str:
-    """Return a sentence for the operator about such queues; "" if there are none.
+    """Return a note about feedbus's own queues that stay classic; "" if there are none.
 
-    feedbus uses an existing auxiliary queue of the other type, because it may have messages. But
-    while the node of a classic queue is unavailable, the queue is unavailable, too.
+    feedbus's own queues are the queues for dead letters, for retries and similar queues. The note
+    names those that exist as classic queues, although feedbus would now declare them as quorum
+    queues. feedbus does not replace them, because they may have messages. But while the node of a
+    classic queue is unavailable, the queue is unavailable, too.
 
     Args:
         topology: the topology.
@@ -40,7 +42,10 @@ def classic_queues_note(topology: Topology, seen: Inventory) -> str:
 
 
 def _quorum_queues(topology: Topology) -> Iterator[str]:
-    """Yield the names of feedbus's own queues that it would now declare as quorum queues."""
+    """Yield the names of feedbus's own queues that must be quorum queues.
+
+    Retry queues that `feedbus apply` replaces are left out.
+    """
     names = Names(topology)
     for queue in topology.queues.values():
         if queue.type == "quorum":

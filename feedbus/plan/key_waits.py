@@ -84,7 +84,7 @@ class Rates:
 
 
 def find_backlog(names: Names, seen: Inventory, generation: Generation) -> Backlog:
-    """Return the shards of a generation that have messages, each with its queue.
+    """Return the shards of a generation that have messages: maps each shard to its queue.
 
     Args:
         names: the names of the topology's objects on the broker.
@@ -103,8 +103,8 @@ def find_backlog(names: Names, seen: Inventory, generation: Generation) -> Backl
 def shares(old: Generation, new: Generation) -> Shares:
     """Return the share of all keys, from 0 to 1, that move from each old shard to each new shard.
 
-    The result maps the pair (old shard, new shard) to the share. It is empty if a ring has no
-    shards, or if no key moves.
+    The result maps the pair (old shard, new shard) to the share. Keys that stay in a shard of the
+    same name are left out. The result is empty if a ring has no shards, or if no key moves.
 
     Args:
         old: the current generation.

@@ -53,10 +53,13 @@ class UnreadQueue:
 
 
 def find_unread_queues(topology: Topology) -> list[UnreadQueue]:
-    """Return the unread queues that have messages or bindings, and write their names to the file.
+    """Return the unread queues that have messages or bindings, and write their names to a file.
 
-    `feedbus up` calls this after it has declared the topology. The result is empty if RabbitMQ's
-    management API cannot be read.
+    An unread queue is no longer in the topology, and no consumer reads it. unread_queue_notes()
+    reads the file.
+
+    `feedbus up` calls this after it has declared the topology. If RabbitMQ's management API cannot
+    be read, the result is empty, and the file is not changed.
 
     """
     try:
@@ -84,9 +87,10 @@ def _compare(topology: Topology) -> Iterator[UnreadQueue]:
 
 
 def unread_queue_notes(topology: Topology) -> Sequence[str]:
-    """Return a note about each queue that is named in the file and still has no consumer.
+    """Return a note about each queue that `feedbus up` found unread, if still no consumer reads it.
 
-    `feedbus status` calls this. The file is the one that `feedbus up` has written.
+    An unread queue is not in the topology. find_unread_queues() has written the names of the queues
+    to a file. `feedbus status` calls this.
 
     Raises:
         Outage: the broker is unavailable.

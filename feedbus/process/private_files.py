@@ -67,6 +67,9 @@ def open_private(path: str | os.PathLike[str], flags: int, *, any_owner: bool = 
             user, root makes files and gives them to this user. If this process does not run as
             root, the argument has no effect.
 
+    Returns:
+        The descriptor of the file.
+
     Raises:
         NotPrivate: the file is a symbolic link, has a second name (hard link), is not a regular
             file, or belongs to another user.

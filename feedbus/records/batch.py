@@ -103,9 +103,11 @@ class ChunkDelivery(Protocol):
 
     @property
     def run(self) -> int:
-        """The number of failures of the record after which messages of a handler were sent.
+        """The number of failures of a record after which the messages of its handler were sent.
 
-        Usually, the messages of a failed call are discarded. Delivery.run describes the exceptions.
+        Usually the number is 0, because the messages of a failed call are discarded. Delivery.run
+        describes the exceptions. The ids of the messages that a handler publishes for the record
+        depend on the number. Otherwise these messages would have the ids of the earlier messages.
         """
 
     def message(self, row: int) -> Message:
@@ -273,7 +275,7 @@ class Batch:
 
         Args:
             indexes: the indexes of the records, ascending.
-            names: the names of fields.
+            names: the fields of the records whose values are published.
 
         Yields:
             A mapping and the indexes of the records of a run. For a run of one large chunk, the

@@ -14,7 +14,8 @@ def key_texts(values: Sequence[Any]) -> Sequence[str]:
     """Return the routing keys for the values of a column.
 
     Args:
-        values: the values of the column, before they become JSON or after.
+        values: the values that a publisher gave, or the values that a consumer has decoded. Both
+            give the same keys.
 
     """
     usual = USUAL_KEYS.issuperset(map(type, values))
@@ -22,10 +23,12 @@ def key_texts(values: Sequence[Any]) -> Sequence[str]:
 
 
 def key_text(value: object) -> str:
-    """Return the routing key for a value of a column: the text of the value in the JSON.
+    """Return the routing key for a value of a column, such as "5" for 5.
 
-    A consumer reads the keys from the JSON of a pack. For an instance of a subclass of str, int or
-    float, such as a member of an Enum, str() can return another text, such as "Color.RED".
+    A publisher calls this with the given value, and a consumer with the value that it has decoded
+    from the JSON of a pack. Both get the same key. str() alone is not enough: for an instance of a
+    subclass of str, int or float, such as a member of an Enum, it can return another text, such as
+    "Color.RED".
     """
     if type(value) is str:
         return value

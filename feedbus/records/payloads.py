@@ -211,8 +211,8 @@ def too_deep(body: bytes, payload: object, levels: int = MAX_DEPTH) -> bool:
     """Whether a payload has more than this number of levels.
 
     Args:
-        body: the JSON of the payload, or more. Counting its brackets takes less time than visiting
-            the values of the payload.
+        body: the JSON of the payload, or of a message that contains the payload. Its brackets are
+            counted first, because this takes less time than visiting the values of the payload.
         payload: the payload.
         levels: the largest allowed number.
 

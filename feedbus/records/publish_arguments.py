@@ -19,7 +19,7 @@ PAIRS = "an iterable of (payload, key) pairs"
 
 
 class _NoKey(str):
-    """The type of NO_KEY."""
+    """The type of NO_KEY, which is the argument `key` if the caller has given no routing key."""
 
     __slots__ = ()
 
@@ -80,8 +80,9 @@ def _as_mapping(name: str, payload: object, key: object, hint: str = "") -> Mapp
     Args:
         name: the name of the argument, for the text of an error.
         payload: the payload.
-        key: the argument after the payload; if it is a payload, the two may be swapped.
-        hint: what to do; it ends the text of an error for which no other advice is known.
+        key: the argument after the payload. If this argument is a payload, and `payload` is a text,
+            the error says that the two are swapped.
+        hint: the advice at the end of the error's text, if no more exact advice is known.
 
     """
     try:
@@ -125,7 +126,7 @@ def check_many(exchange: object, pairs: object) -> None:
 def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[str, Any], str]]:
     """Return (payload, key) pairs in which each payload is converted to a mapping.
 
-    publish_many() calls this for each run of pairs.
+    publish_many() calls this, for some pairs at a time.
 
     Args:
         pairs: the pairs that publish_many() got, or some of them.

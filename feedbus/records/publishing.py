@@ -62,7 +62,7 @@ class PublishingRecords:
 
         Raises:
             TypeError: an argument has a wrong type.
-            KeyError: `columns` names a field of the records that a record does not have.
+            KeyError: `columns` names a field that a record of the batch does not have.
             UsageError: the length of a list is not the number of records, a key is missing, or
                 these Records have no bus.
 
@@ -124,9 +124,9 @@ class PublishingRecords:
 
         Raises:
             TypeError: an argument has a wrong type.
-            KeyError: `columns` names a field of the records that a record does not have.
+            KeyError: `columns` names a field that a record of the batch does not have.
             UsageError: this object has several records or none, there is no list, lists differ in
-                length, or a key is missing.
+                length, a key is missing, or these Records have no bus.
 
         """
         check_fields(columns, shared, needs_columns=True)
@@ -157,7 +157,7 @@ class PublishingRecords:
 
         Raises:
             TypeError: a payload or a key has a wrong type.
-            UsageError: this object has several records, or none.
+            UsageError: this object has several records or none, or these Records have no bus.
 
         """
         check_many(exchange, pairs)

@@ -285,7 +285,10 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
     @property
     def verdicts(self) -> dict[int, Drop | Reject | Retry]:
-        """The verdicts so far, by index in the batch.
+        """The verdicts that the handler has set so far on records of the batch.
+
+        The result maps the index of a record in the batch to its verdict. It also contains records
+        of the batch that are not in this object.
 
         When the handler returns, records without a verdict are acknowledged.
         """

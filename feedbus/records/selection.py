@@ -87,7 +87,10 @@ def group(
 
 
 def _compact(indexes: list[int]) -> Sequence[int]:
-    """Return consecutive indexes as a range, so that their values are a slice of a column."""
+    """Return the indexes, as a range if they are consecutive.
+
+    The values at the indexes of a range are a slice of a column.
+    """
     first, end = indexes[0], indexes[-1] + 1
     return range(first, end) if end - first == len(indexes) else indexes
 

@@ -115,6 +115,9 @@ def _mix(one: Words, two: Words, three: Words, shift: int) -> None:
 def count_pairs(old: Sequence[int], new: Sequence[int]) -> dict[tuple[int, int], int]:
     """Count classes of keys by the pair of queues that own them in two rings.
 
+    Keys whose hashes have the same 21 low bits are one class: they are in the same bucket of every
+    ring.
+
     Only every STEP-th class is counted. One sequence of jumps gives the buckets of both rings: on
     the ring with fewer buckets, the sequence only ends earlier.
 
@@ -186,7 +189,11 @@ def jump(hashes: Words, *sizes: int) -> list[NDArray[Any]]:
 
 
 def _state(hashes: Words) -> list[Longs]:
-    """Return the words of the exs1024 states that hashes seed: one array for each word."""
+    """Return the initial states of the random generators that the hashes seed.
+
+    The generators are those of jump_hash.draws(). A state has 16 words. The result has one array
+    for each word, and each array has one item for each hash.
+    """
     seeds = hashes.astype(np.uint64) % np.uint64(CLASSES) + np.uint64(1)
     first, second, third = (
         seeds * np.uint64(factor % CLASSES) % np.uint64(CLASSES) for factor in SEED_FACTORS

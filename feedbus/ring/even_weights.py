@@ -181,6 +181,8 @@ class _Cutter:
     def cut(self, min_load: int, max_load: int) -> Cut | None:
         """Return a cut in which each load is from `min_load` to `max_load`; None if impossible.
 
+        The cut is the number of buckets of each run.
+
         For each run in turn, the method computes every index where the run may end, and for each
         end one index where the run may start. Then it follows the starts back from the last bucket.
         """
@@ -206,7 +208,8 @@ class _Cutter:
     def evenest(self, max_load: int) -> Cut:
         """Return a cut with loads of at most `max_load` and the largest possible smallest load.
 
-        Such a cut must exist: fits(max_load) has returned True.
+        The cut is the number of buckets of each run. Such a cut must exist: fits(max_load) has
+        returned True.
         """
         mean = self.sums[-1] // self.runs
         # By how much the smallest load must be below the mean.

@@ -76,16 +76,19 @@ def _xorshift(word: int) -> list[int]:
 def tables() -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]:
     """Return four tables with which the sixteen xorshift words of a seed are computed fast.
 
+    The seed is computed from the hash of a key. The words are the first outputs of a xorshift
+    generator: they give the initial state of the generator of draws().
+
     Each entry of a table is an integer that contains sixteen words, LANE_BITS bits for each. The
     words of a seed are the XOR of four entries, one of each table: the words are linear over GF(2)
-    in the bits of the generator's initial value.
+    in the bits of the xorshift generator's initial value.
 
-    The initial value consists of three multiples of the seed (SEED_FACTORS). The low bits of all
+    This initial value consists of three multiples of the seed (SEED_FACTORS). The low bits of all
     three multiples depend only on the low bits of the seed. So the low bits of the seed are the
     index in the first table. The high bits of the three multiples are the indexes in the other
     three tables.
 
-    jumper() uses them; they are computed once.
+    jumper() and visits() use the tables, which are computed once.
     """
 
     def words_of(bit: int) -> int:
@@ -150,7 +153,7 @@ def jumper() -> Jump:
 
 
 def _far(key_hash: int, buckets: int) -> int:
-    """Return the bucket of a hash that needs more outputs than the fast code computes."""
+    """Return the bucket of a hash that needs more random numbers than jumper() computes."""
     bucket = reached = 0
     for draw in draws(key_hash):
         bucket, reached = reached, int(ONE * (reached + 1) / draw)

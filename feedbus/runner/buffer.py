@@ -250,8 +250,9 @@ class Buffer:
         SmallDeliveries uses it to take small deliveries that are behind large ones.
 
         Args:
-            choose: called with the deliveries of the current lane in order, and the number of their
-                records. It returns the indexes of the deliveries to take, in ascending order.
+            choose: called with the deliveries of the current lane in order, and the total number
+                of their records. It returns the indexes of the deliveries to take, in ascending
+                order.
             max_deliveries: the largest number of deliveries to take.
 
         """

@@ -89,7 +89,10 @@ class ConcurrentDeliveries:
 
     @property
     def has_capacity(self) -> bool:
-        """Whether to decode more deliveries: fewer records run or can start than `concurrency`."""
+        """Whether the records that run or can start are fewer than the option `concurrency`.
+
+        If so, the next deliveries are decoded.
+        """
         return self._calls.has_capacity
 
     @property
@@ -157,7 +160,10 @@ class ConcurrentDeliveries:
         self._limited_from = math.nan
 
     def _set_time_limit(self) -> None:
-        """Write the deadline of the call that has run longest, if it is not in the file yet."""
+        """Write the deadline of the call that has run longest to the crash guard's file.
+
+        If the file contains this deadline, nothing is written.
+        """
         now = self._clock.monotonic()
         started_at = self._calls.oldest_started_at or now
         if started_at != self._limited_from:
