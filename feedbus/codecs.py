@@ -21,7 +21,7 @@ from feedbus.records.payloads import (
     payload_text,
     text_of,
 )
-from feedbus.records.raw_payload import BASE64, BODY, RAW
+from feedbus.records.raw_payload import BODY, RAW, decode_base64, raw_content
 from feedbus.wire.constants import PACK
 from feedbus.wire.content_types import BYTES, bare_type, charset_of, is_known
 
@@ -182,14 +182,10 @@ class Codecs:
 
         """
         if BODY in payload:
-            return base64.b64decode(payload[BODY])
+            return decode_base64(BODY, payload[BODY])
         bare = bare_type(content_type)
         codec = self.codecs.get(bare)
-        value: Any = payload
-        if RAW in payload:
-            value = payload[RAW]
-            if isinstance(value, Mapping):
-                value = base64.b64decode(value[BASE64])
+        value: Any = raw_content(payload) if RAW in payload else payload
         if codec is not None:
             return _encoded(codec, value)
         if isinstance(value, Mapping):
@@ -198,7 +194,7 @@ class Codecs:
                 raise UsageError(msg)
             return encode_record(value)
         try:
-            return value.encode() if isinstance(value, str) else bytes(value)
+            return value.encode() if isinstance(value, str) else value
         except UnicodeEncodeError as error:
             msg = f"cannot publish: Raw: {error}"
             raise UsageError(msg) from error

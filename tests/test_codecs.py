@@ -13,6 +13,7 @@ import pytest
 from feedbus import Raw, config
 from feedbus.codecs import Codecs
 from feedbus.errors import InvalidBody, TopologyError, UsageError
+from feedbus.records.raw_payload import BODY, RAW
 from feedbus.testing import TestSystem
 
 HANDLERS = """
@@ -182,6 +183,20 @@ def test_what_a_content_type_cannot_carry_is_refused(system) -> None:
         Raw(7)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"payload: expected a mapping.*; write Raw"):
         system.publish("texts", "text")
+
+
+@pytest.mark.parametrize("exchange", ["texts", "bytes", "rows"])
+@pytest.mark.parametrize("field", [RAW, BODY])
+@pytest.mark.parametrize(
+    "value", [5, -1, 1.5, True, None, [1, 2], {}, {"base64": 1}, {"base64": "a"}, {"base64": "é"}]
+)
+def test_a_field_with_a_reserved_name_is_refused(
+    system, exchange: str, field: str, value: object
+) -> None:
+    with pytest.raises(UsageError, match=f"the field '{field}' is reserved"):
+        system.publish(exchange, {field: value})
+    with pytest.raises(UsageError, match=f"the field '{RAW}' is reserved"):
+        system.publish(exchange, {RAW: "text", "id": value})
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ from feedbus import Bus, DeadLetter, Message, Outage, Reject, broker, handler
 from feedbus.broker_names import Names
 from feedbus.dead_letters.requeue import Requeue
 from feedbus.errors import BrokerOutage, StoreOutage
+from feedbus.generations import topology_setup
 from feedbus.handling.annotations import Unfit
 from feedbus.handling.dead_handlers import DeadLetterFunction
 from feedbus.runner.queue_reader import QueueReader
@@ -24,7 +28,7 @@ from feedbus.testing import TestSystem
 from feedbus.topology import RetryPolicy, StoreOptions
 from feedbus.urls import parse_store_url
 from tests.handlers_to_run import Numbered, topology_of
-from tests.projects import Project
+from tests.projects import Project, wait_until
 from tests.small_topologies import queue
 from tests.system_fixtures import closing_store
 from tests.systems import System, publish_confirmed
@@ -118,6 +122,32 @@ def test_one_that_fails_neither_loses_nor_repeats_the_dead_letter():
         (letter,) = system.dead_letters("work")
         assert letter.reason == (f"one; dead_handler {__name__}:fail failed: LookupError: one")
         assert letter.payload == {"n": 1}
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_it_is_not_called_again_while_the_broker_refuses_the_dead_letter(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, concurrency: int
+) -> None:
+    def reject(_message: dict[str, int], _bus: Bus) -> None:
+        reason = "no"
+        raise Reject(reason)
+
+    caplog.set_level(logging.INFO)
+    work = queue(dead_handler=f"{__name__}:fail", concurrency=concurrency)
+    with closing_store():
+        system = System.at(tmp_path, work, stored=False)
+        with broker.connect(system.topology) as connection:
+            connection.channel().queue_delete(Names(system.topology).dead(work))
+        system.publish([1])
+        with system.running(reject):
+            wait_until(lambda: "consumer_paused" in caplog.text)
+            time.sleep(1.5)
+            topology_setup.set_up(system.topology)
+            wait_until(lambda: "consumer_resumed" in caplog.text)
+        assert int(re.findall(r"after (\d+) failed attempts", caplog.text)[-1]) > 1
+        assert SEEN == [{"n": 1}]
+        (letter,) = system.dead()
+        assert letter.reason == f"no; dead_handler {__name__}:fail failed: LookupError: no"
 
 
 def test_one_that_returns_something_has_failed():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from tests.system_fixtures import systems_on_either_broker
 from tests.systems import System, publish_confirmed, publishing
 
 make = systems_on_either_broker()
+
+
+class Color(str, Enum):  # noqa: UP042 -- str() of a member of a StrEnum is its value
+    RED = "red"
 
 
 @pytest.mark.parametrize("batch", [False, True], ids=["single", "batch"])
@@ -140,4 +145,26 @@ def test_messages_have_the_same_ids_if_none_was_sent_for_the_failed_record(
             name = Names(system.topology).queue(system.topology.consumer("next"))
             message = connection.default_channel.basic_get(name, no_ack=True)
             ids.append(message.properties["message_id"])
+    assert ids[0] == ids[1]
+
+
+def test_a_member_of_an_enum_gives_the_ids_that_its_value_gives(tmp_path: Path) -> None:
+    following = queue("next", exchange="other", routing_keys=("red",))
+    system = System.at(tmp_path, queue(), following, stored=False)
+    keys, ids = [Color.RED, "red"], []
+
+    def handle(_message: dict[str, int], bus: Bus) -> None:
+        key = keys.pop()
+        bus.publish("other", {"n": 1}, key)
+        bus.publish("other", {"n": 2}, key, priority=1)
+
+    name = Names(system.topology).queue(system.topology.consumer("next"))
+    for _ in range(2):
+        with system.bus() as bus:
+            bus.publish("work", {"n": 1}, message_id="m")
+        system.run(handle)
+        with broker.connect(system.topology) as connection:
+            channel: Any = connection.default_channel
+            messages = [channel.basic_get(name, no_ack=True) for _ in range(2)]
+            ids.append([message.properties["message_id"] for message in messages])
     assert ids[0] == ids[1]

@@ -10,6 +10,7 @@ from feedbus.bus.interface import Bus
 from feedbus.bus.record_encoding import derive_origin, pack_pairs
 from feedbus.errors import UsageError
 from feedbus.records import Records
+from feedbus.records.key_texts import plain_keys
 from feedbus.records.packs import Pack
 from feedbus.records.payloads import Payload
 from feedbus.records.publish_arguments import check_columns, check_many, taken
@@ -133,6 +134,7 @@ class CollectingBus(Bus):
     def _publish_enveloped(
         self, exchange: str, fields: Mapping[str, Any], key: str, envelope: Envelope
     ) -> None:
+        (key,) = plain_keys([key])
         pack = Pack.numbered(self._next_origin(exchange, key), [key], fields, {})
         self._collect(exchange, pack, envelope)
 

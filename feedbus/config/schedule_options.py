@@ -246,7 +246,7 @@ def _payload(draft: Draft, path: KeyPath, options: Options) -> Faults:
     content_type = exchange.get("content_type")
     if bare_type(content_type) in map(bare_type, draft.loaded.get("codecs", {})):
         return
-    if RAW in payload and content_type is None:
+    if RAW in payload:
         message = f"the field '{RAW}' is reserved for texts and bytes"
         yield (*path, RAW), Fault(message=message, expected="another name", at_key=True)
         return

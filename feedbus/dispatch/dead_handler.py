@@ -130,7 +130,7 @@ class DeadHandler:
         self._call = dead_letter_function.parameters.call_of(function, resources.value_of)
 
     def call_before(self, delivery: Delivery, decision: Decision) -> Decision:
-        """If the decision is a dead letter, call the function; return the decision to carry out.
+        """If the decision is a new dead letter, call the function; return what to carry out.
 
         If the function raises an exception, the returned decision has a dead letter whose reason
         includes this exception. If the function publishes messages, the returned dead letter has a
@@ -147,8 +147,9 @@ class DeadHandler:
 
         """
         message = decision.message
-        if message is None or not decision.is_dead_letter:
+        if message is None or not decision.is_dead_letter or decision.dead_handler_called:
             return decision
+        decision = replace(decision, dead_handler_called=True)
         try:
             has_published = self._handle(delivery, message)
         except (Outage, KeyboardInterrupt):

@@ -47,7 +47,8 @@ class FailedRecordSender:
     ) -> None:
         """Send the retries and dead letters of deliveries, and wait until the broker confirms them.
 
-        The dead handler is called before each new dead letter is sent.
+        The dead handler is called before each new dead letter is sent. If the call of this method
+        is repeated, the dead handler is not called again for the same decisions.
 
         Args:
             decoded_deliveries: the deliveries, with the decisions on their failed records.
@@ -64,10 +65,12 @@ class FailedRecordSender:
             for decoded in decoded_deliveries:
                 if before_dead_handler is not None and decoded.decisions:
                     before_dead_handler(decoded.delivery.message_id)
-                decoded.decisions = [
-                    self._dead_handler.call_before(decoded.delivery, decision)
-                    for decision in decoded.decisions
-                ]
+                # Each result is stored at once. So if the broker is unavailable later, a repeated
+                # call of send() does not call the dead handler again.
+                for index, decision in enumerate(decoded.decisions):
+                    decoded.decisions[index] = self._dead_handler.call_before(
+                        decoded.delivery, decision
+                    )
         # With `block_on_dead`, a dead letter has a blocking message, which blocks the key. The
         # connection can be lost between any two of these messages. So their order is:
         # 1. The dead letter. Suppose that the blocking message is sent first, and that the

@@ -67,6 +67,8 @@ class Decision:
             must wait, the value is 0. In all other cases, it is None.
         blocking_message: a message for the waiting queue, which blocks the key of a dead letter
             until an operator requeues or drops the dead letter; None if the key is not blocked.
+        dead_handler_called: whether the dead handler was called with this dead letter. It is not
+            called again while the broker refuses the dead letter.
 
     """
 
@@ -74,6 +76,7 @@ class Decision:
     message: Outgoing | None
     delay_milliseconds: int | None = None
     blocking_message: Outgoing | None = None
+    dead_handler_called: bool = False
 
     @property
     def is_dead_letter(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from feedbus.errors import UsageError
 from feedbus.wrong_argument import refuse
 
 # Within feedbus and in the outbox, such a payload is a mapping with this single field.
@@ -47,3 +48,45 @@ class Raw:
         return {
             RAW: value if isinstance(value, str) else {BASE64: base64.b64encode(value).decode()}
         }
+
+
+def raw_content(fields: Mapping[str, Any]) -> str | bytes:
+    """Return the text or the bytes of a mapping that Raw.fields() has returned.
+
+    Args:
+        fields: a mapping with the field RAW.
+
+    Raises:
+        UsageError: a publisher has used the name RAW for a field of its own.
+
+    """
+    value = fields[RAW]
+    if isinstance(value, Mapping) and set(value) == {BASE64}:
+        value = decode_base64(RAW, value[BASE64])
+    if len(fields) == 1 and isinstance(value, str | bytes):
+        return value
+    raise _reserved(RAW)
+
+
+def decode_base64(field: str, text: object) -> bytes:
+    """Return the bytes of a base64 text that feedbus has written into a reserved field.
+
+    Args:
+        field: the name of the field.
+        text: the base64 text.
+
+    Raises:
+        UsageError: it is no base64 text, so a publisher has used the name for a field of its own.
+
+    """
+    try:
+        return base64.b64decode(text if isinstance(text, str) else "?", validate=True)
+    except ValueError:
+        raise _reserved(field) from None
+
+
+def _reserved(field: str) -> UsageError:
+    return UsageError(
+        f"cannot publish: the field '{field}' is reserved for texts and bytes; publish Raw('…') or"
+        " Raw(b'…'), or use another name"
+    )
