@@ -150,17 +150,20 @@ class SingleCalls:
     def _error_after_earlier(
         self, decoded: DecodedDelivery, row: int, error: BaseException
     ) -> BaseException:
-        """Return the exception of a failed call, after the messages of earlier records were sent.
+        """Return the exception that counts for a failed record: `error` or EarlierRecordWaits.
 
-        This order is for queues with `order_by`: if the broker refuses a message of an earlier
-        record of the key, the earlier record has failed, too. Then the result is
-        EarlierRecordWaits: this record waits for the earlier one. Without `order_by`, nothing is
-        sent, and the result is `error`.
+        On a queue with `order_by`, the messages of all earlier records are sent first. If the
+        broker refuses a message of a record with the same key, that record has failed, too. Then
+        the failed record must wait for that earlier record, and the result is EarlierRecordWaits.
+        Without `order_by`, nothing is sent, and the result is `error`.
 
         Args:
-            decoded: the delivery of the record.
-            row: the index of the record in the delivery.
-            error: the exception of its handler.
+            decoded: the delivery of the failed record.
+            row: the index of the failed record in the delivery.
+            error: the exception that the handler has raised for the record.
+
+        Raises:
+            Outage: the broker is unavailable.
 
         """
         if self._blocked_keys.has_order:
@@ -188,9 +191,10 @@ class SingleCalls:
     def _send_messages(self) -> None:
         """Publish the messages of all handled records; a record fails if its messages are refused.
 
-        If possible, the messages of all records are sent together. Otherwise the messages of each
-        record are sent alone. If a record fails then, the messages of the later records of its key
-        are not sent. These records wait, and are handled again.
+        Usually, the messages of all records are sent together. Otherwise, for example if one of the
+        messages is a pack, the messages of one record are sent after those of another. If a record
+        fails then, the messages of the later records of its key are not sent. These records wait,
+        and are handled again.
 
         Raises:
             Outage: the broker is unavailable; the call may be repeated.

@@ -21,8 +21,8 @@ KEPT_SECONDS = 5.0
 class SlowCalls:
     """Registers the starts and ends of calls, and finds the slow calls among them.
 
-    The broker may close the channel because of a slow call. ConcurrentCalls has one SlowCalls
-    object.
+    A call is slow if it takes at least SLOW_SECONDS (0.9 s). The broker may close the channel
+    because of a slow call. ConcurrentCalls has one SlowCalls object.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -67,7 +67,10 @@ class SlowCalls:
         return started[0][0] if started else None
 
     def durations(self, unfinished: Iterable[RecordCall]) -> list[tuple[str, float]]:
-        """Return (message id, seconds) of each slow call that runs or has just ended.
+        """Return (message id, duration in seconds) of each slow call that runs or has just ended.
+
+        A call is slow if it takes at least SLOW_SECONDS (0.9 s). A slow call is in the result until
+        KEPT_SECONDS (5 s) after its end, because the broker reports its timeout late.
 
         Args:
             unfinished: the calls that have started, and for which end() was not called.
@@ -85,10 +88,11 @@ class SlowCalls:
         return ended + [each for each in others if each[1] >= SLOW_SECONDS]
 
     def forget(self, unfinished: Iterable[RecordCall]) -> None:
-        """Remove all calls from durations().
+        """Leave out all present calls in later results of durations().
 
         This method is called when the broker has closed the channel or cancelled the consumer, and
-        the runner has counted a crash against slow messages. So no call is counted twice.
+        the runner has counted a crash against the messages of slow calls. So no call is counted
+        twice.
 
         Args:
             unfinished: the calls that have started, and for which end() was not called.

@@ -43,7 +43,8 @@ class Taken:
     Attributes:
         record: the record.
         result: the result. It is "handled" until another result is registered.
-        due_at: if the record has failed again, when it may be handled, in seconds since 1970.
+        due_at: if the record has failed again, when it may be handled, in seconds since 1970;
+            otherwise 0.
 
     """
 

@@ -7,10 +7,10 @@ from typing import Any
 
 
 class EarlierRecordWaits(Exception):  # noqa: N818 -- clear without "Error"
-    """A record is not handled, because an earlier record of its key waits.
+    """A record must wait, because an earlier record of its key waits.
 
-    It takes the place of an exception of the handler, which is not called for the record. The
-    record then waits, too, and no attempt is counted.
+    This exception is registered for the record like an exception of the handler. Usually, the
+    handler was not called for the record. The record then waits, too, and no attempt is counted.
     """
 
 

@@ -212,10 +212,11 @@ class ConsumerQueues:
 
     @property
     def earlier_tables(self) -> Sequence[str]:
-        """The names of the tables that are no longer on the exchange, but still have old queues.
+        """The names of `[queues.NAME]` tables that were renamed or removed, and have old queues.
 
-        The inbox of the store contains these names: an old queue can have a message that was
-        handled, but not acknowledged, when its table had such a name.
+        Such a table is no longer on the exchange of this consumer. If the queue of the consumer
+        sets `once = true`, message ids are searched in the inbox under these names, too: a message
+        of an old queue can have been handled, but not acknowledged, under the earlier name.
         """
         if self._state is None:
             return ()
@@ -312,6 +313,8 @@ class ConsumerQueues:
     ) -> Iterator[Sequence[ReadableQueue]]:
         """Wait until these old queues are deleted; yield them whenever one of them has no reader.
 
+        The wait also ends if the run ends or the ring changes.
+
         Only the single reader of a queue can prove that the queue is empty. So the caller reads
         only the queues that have no reader (`only_without_reader`).
 
@@ -381,7 +384,15 @@ class ConsumerQueues:
         return True
 
     def _pause_between_checks(self, connection: Connection, check: int) -> bool:
-        """Pause after a check of a queue; return False if the run ends or the ring has changed."""
+        """Pause after a check of a queue; return False if the run ends or the ring has changed.
+
+        Args:
+            connection: used to read the state of the ring, to find out whether the ring has
+                changed.
+            check: the number of the check, from 1. The state is read after every tenth check
+                (CHECKS_PER_STATE).
+
+        """
         return self._pause() and (
             check % CHECKS_PER_STATE != 0 or not self._ring_has_changed(connection)
         )

@@ -81,7 +81,11 @@ def refusal_reason(state: RingState, topology: Topology) -> str:
 def with_newer_source(state: RingState, topology: Topology) -> RingState:
     """Return the state with this host's file as its source, if this file is newer than the source.
 
-    switch_ring() calls this if this host's file declares the current ring or the first ring.
+    The source of a state is the file, with its host, that has declared the current ring. Files of
+    other hosts that are older than the source must not replace the ring.
+
+    switch_ring() calls this if this host's file declares the same ring as the state, or if the
+    exchange has no ring yet.
 
     Args:
         state: the state of the ring of the exchange.
@@ -99,8 +103,9 @@ def with_newer_source(state: RingState, topology: Topology) -> RingState:
 def with_replaced_ring(state: RingState, topology: Topology, wanted: Generation) -> RingState:
     """Return the state with this host's file as source; the current ring counts as replaced.
 
-    The current ring is added to the state's list of replaced rings. If a file of another host
-    declares a ring of this list later, that file is refused.
+    switch_ring() calls this before it replaces the current ring. The source of a state is the file,
+    with its host, that declares the ring. The current ring is added to the state's list of replaced
+    rings. If a file of another host declares a ring of this list later, that file is refused.
 
     If the wanted ring has the same members and arguments as the current one, the state is returned
     unchanged. Then the current ring is replaced only because it is disordered.

@@ -21,10 +21,10 @@ def are_known(topology: Topology, queue: Queue) -> bool:
     - The ring hashes another value than the routing key. So it is not known which older queue can
       have a key.
     - The queue has no `order_by`. So it has no waiting queue, in which a record could wait.
-    - The queue has `block_on_dead`: a dead letter blocks its key. When the dead letter is requeued,
-      it takes the position of the message that blocks the key. So the dead letter and this message
-      must be in the same queue. If consumers read old and new queues together, the two could be in
-      different queues.
+    - The queue has `block_on_dead`: a dead letter blocks its key by a message in a waiting queue.
+      When the dead letter is requeued, it takes the position of that message. So both must be in
+      queues of the same generation. This is not certain while a consumer reads the queues of
+      several generations.
 
     Args:
         topology: the topology of the queue.

@@ -35,15 +35,15 @@ LOST_SECONDS = 5.0  # a probe that has not returned after this time counts as lo
 
 
 def fence_message(queue: str, mark: str, message_id: str = "", body: bytes = b"") -> Outgoing:
-    """Return a fence, a probe or a notice: they differ in their mark, their id and their body.
+    """Return a fence, a probe or a notice: a message with the header FENCE.
 
-    A notice is a message in a waiting queue; it reports that the ring has changed.
+    A fence marks the end of a queue. A probe is a fence with a random id. A notice is a message in
+    a waiting queue; it reports that the ring has changed.
 
     Args:
         queue: the name of the queue on the broker.
-        mark: the value of the header that all these messages have. After a switch, it is the digest
-            of the old ring. For a probe, and for a fence without a switch, it is the name of the
-            queue, or of the queue that was replaced (queue_replacement.py).
+        mark: the value of the header. For a notice, and for a fence that follows a switch, it is
+            the digest of the old ring. For all other messages, it is the name of a queue.
         message_id: the id of a probe; else "".
         body: the new generation for a notice; else empty.
 
@@ -143,7 +143,11 @@ class Probes:
         self._publish("")
 
     def postpone_fence(self) -> None:
-        """Make is_fence_due False for FULL_SECONDS, because the queue still gets messages."""
+        """Make is_fence_due False for FULL_SECONDS (0.5 s).
+
+        The reader calls this if a fence is due, but the queue can still get messages, because the
+        switch that replaces the queue is not complete.
+        """
         self._put_at = self._clock.monotonic()
 
     def _publish(self, message_id: str) -> None:

@@ -40,7 +40,8 @@ class _QueueDeletedError(Exception):
 class QueueEmptier:
     """A context manager that moves the messages of one queue to another target.
 
-    At the end of the block, messages that were not moved return to the queue.
+    delete() then also deletes the queue; move_all() keeps the queue. At the end of the block,
+    messages that were not moved return to the queue.
 
     Only the leader of a queue knows whether the queue is empty. A message count of 0 is no proof:
     the broker also reports 0 if the leader does not answer. If basic.get returns no message, the
@@ -52,9 +53,6 @@ class QueueEmptier:
     to this object. Such messages arrive before the broker's answer to basic.cancel. So when the
     queue seems to be empty, the object cancels its consumer, and begins again if messages have
     arrived.
-
-    It is used to delete a queue that gets no more messages, and to move the messages of a queue
-    that is kept.
     """
 
     def __init__(
@@ -187,9 +185,10 @@ class QueueEmptier:
         return has_received
 
     def _receive(self) -> bool:
-        """Wait until no message has arrived for QUIET_SECONDS, or MAX_AT_ONCE have arrived.
+        """Receive messages; return whether there are received messages that are not moved yet.
 
-        Return whether there are received messages that are not moved yet.
+        The method waits until no message has arrived for QUIET_SECONDS (0.05 s), or until
+        MAX_AT_ONCE messages are received and not moved.
         """
         while len(self._received) < MAX_AT_ONCE:
             try:

@@ -26,7 +26,11 @@ Phase = Literal["ending", "switching", "in use", "removed"]
 
 
 def phase_of(connection: Connection, topology: Topology, consumer: Consumer, queue: str) -> Phase:
-    """Return the phase of a consumer's queue (see Phase), read from the broker.
+    """Return the phase of a consumer's queue, read from the broker.
+
+    The phase is "in use" (the queue is current), "switching" (the queue is old, and can still get
+    messages), "ending" (the queue is old, and gets no more messages) or "removed" (the topology no
+    longer has the queue).
 
     A consumer calls this when it receives a fence, and before it puts a fence into an old queue.
 

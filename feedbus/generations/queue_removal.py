@@ -26,7 +26,10 @@ AUXILIARY = {Role.DEAD, Role.WAITING, Role.RETRY, Role.PARKED}
 
 
 def ends_with_fence(queue: str) -> bool:
-    """Whether a consumer reads this queue as its own queue, so that a fence can end the queue.
+    """Whether a fence must mark the end of this queue, after it was removed from the topology.
+
+    The result is True for the own queue of a consumer. It is False for auxiliary queues such as
+    retry queues, and for the queue `before`, which keeps the messages of a replaced queue.
 
     Args:
         queue: the name of the queue on the broker.

@@ -261,9 +261,9 @@ def write(channel: Channel, names: Names, state: RingState) -> RingState:
 
 
 def _delete_replaced(channel: Channel, written: RingState, queue: str) -> None:
-    """Delete older states at the front of a queue.
+    """Delete the states at the front of a queue that are older than the state just written.
 
-    If a reader has taken an older state at this moment, the state is not deleted. A later call of
+    If a reader has taken an older state at this moment, that state is not deleted. A later call of
     _read_queue() deletes it.
     """
     while (message := channel.basic_get(queue)) is not None:

@@ -78,10 +78,12 @@ def _declare_and_switch(
 ) -> dict[str, RingState]:
     """Declare a topology and make its rings current; return the states of the rings.
 
+    set_up() calls this again if a full queue has interrupted the switch of a ring.
+
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.
         topology: the topology.
-        before: a dict that gets the state of each ring as it was before the first call.
+        before: a dict to which the state of each ring is added, as it was before its switch.
 
     """
     connection = channel.connection
@@ -130,7 +132,11 @@ def _refuse_consumed(connection: Connection, topology: Topology, state: RingStat
 
 
 def _end_replacements(connection: Connection, topology: Topology) -> None:
-    """Finish the replacements of queues that an interrupted apply has begun."""
+    """Finish the replacements of queues that an interrupted `feedbus apply` has begun.
+
+    `feedbus apply` replaces a queue without shards, or a retry queue, if its arguments have
+    changed. The messages of the queue are in other queues meanwhile.
+    """
     names = Names(topology)
     for consumer in topology.consumers.values():
         if consumer.queue.external_name or topology.on_ring(consumer.queue):

@@ -51,10 +51,10 @@ def _is_bus(function: Callable[..., object], parameter: inspect.Parameter) -> bo
 
 
 def _assigned(tree: ast.Module) -> set[str]:
-    """Return the names that may refer to different objects in different places of a function.
+    """Return the names that do not always refer to the same object in the code of a handler.
 
     Such a name is a variable that is assigned, or a parameter of more than one function, such as
-    the handler and a function in it.
+    the handler and a function in it. A call by such a name may not be a call of the bus.
     """
     assigned = [
         each.id
@@ -66,7 +66,13 @@ def _assigned(tree: ast.Module) -> set[str]:
 
 
 def _awaited(tree: ast.Module, names: Collection[str]) -> Iterator[tuple[str, str, int]]:
-    """Yield the name, the method and the line of each awaited call of a method of a bus."""
+    """Yield the name, the method and the line of each awaited call of a method of a bus.
+
+    Args:
+        tree: the code of a handler.
+        names: the names that refer to a bus in this code.
+
+    """
     for each in ast.walk(tree):
         if not isinstance(each, ast.Await) or not isinstance(each.value, ast.Call):
             continue

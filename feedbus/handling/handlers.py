@@ -213,7 +213,8 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
 def _is_type(given: Any) -> bool:
     """Whether the argument of @handler(…) is a message type, and not the function.
 
-    An object that cannot be called counts as a message type. If it is none, loader_of() refuses it.
+    An object that cannot be called counts as a message type. If feedbus cannot use the object as a
+    message type, loader_of() refuses it later.
     """
     return isinstance(given, type) or get_origin(given) is not None or not callable(given)
 

@@ -176,9 +176,9 @@ def wire_name(name: str, declared: fields.Field[Any]) -> str:
 def _columns(schema: Schema) -> Sequence[Column] | None:
     """Return how to load each field; None if records can only be loaded one by one.
 
-    Records are loaded one by one if the schema has hooks, rules for several fields, or custom
-    fields. The same is true for defaults that are computed, attributes in nested objects, and
-    unknown fields that are kept.
+    Records are loaded one by one if the schema has hooks, rules for several fields, custom fields,
+    or defaults that a function computes. The same is true if the schema keeps unknown fields, or
+    loads a field into a nested dict, such as `attribute="address.city"`.
     """
     plain = all(
         type(declared).__module__ == fields.__name__
@@ -310,7 +310,10 @@ def _note(errors: Errors, index: int, key: str, error: BaseException) -> None:
 
 
 def _texts(messages: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return marshmallow's errors of one record in the form of `Loaded.errors`."""
+    """Return marshmallow's errors of one record as lists of texts, by the names of the fields.
+
+    The name "" stands for the whole record.
+    """
     return {("" if field == "_schema" else field): _flatten(m) for field, m in messages.items()}
 
 

@@ -140,7 +140,18 @@ def _requested_by_type(
 def _checked_resource(
     function: Callable[..., object], parameter: inspect.Parameter, kind: Any, resource: Resource
 ) -> Resource:
-    """Return the resource that an Annotated names; raise Unfit if its value has another type."""
+    """Check that a resource fits an annotation such as `Annotated[Client, client]`; return it.
+
+    Args:
+        function: the function that has the parameter.
+        parameter: the parameter with the annotation.
+        kind: the type in the annotation; in the example, Client.
+        resource: the resource in the annotation; in the example, `client`.
+
+    Raises:
+        Unfit: the value of the resource is not of this type.
+
+    """
     provided = resource.provides()
     if kind in UNANNOTATED or any(map(resource.fits, _members(kind))):
         return resource
