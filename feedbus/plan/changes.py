@@ -27,7 +27,7 @@ class Change:
     `feedbus plan` prints the changes.
 
     Attributes:
-        action: what is done with the object, or "dangerous" for a deletion that loses messages or
+        action: "create", "change" or "delete"; or "dangerous" for a deletion that loses messages or
             takes the queue from another program.
         kind: the kind of the object, such as "queue".
         name: the name of the object.

@@ -21,9 +21,10 @@ from feedbus.process.slots import PATIENCE_SECONDS, take_slot
 
 
 def become(arguments: Sequence[str]) -> None:
-    """Prepare this process for its supervisor, take the slot, and execute the command.
+    """Replace this process by a command of the project, which then holds the lock of a slot.
 
-    The command replaces this process, so the function returns only by an exception.
+    Before that, the function takes the lock of the slot, limits the memory, and lets the process
+    get SIGTERM when the supervisor ends. If the command has started, the function never returns.
 
     Args:
         arguments: the command line without the name of the module: --run FOLDER, --name NAME,

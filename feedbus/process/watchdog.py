@@ -113,7 +113,9 @@ def note_line(
 
 
 def until_text(until: float | None) -> bytes:
-    """Return the deadline of the handler as text for the file, with a fixed length.
+    """Return the deadline of the handler as text for the file of a process.
+
+    All such texts have the same length, so one can be written over another in the file.
 
     Args:
         until: the deadline, in seconds, on the clock of now(); None while no handler runs.

@@ -130,7 +130,7 @@ class Batch:
         verdicts: maps the index of a record to its verdict.
         publisher: receives the messages that are published; None if nothing can be published.
         published: the indexes of the records that have a verdict, and for which the handler has
-            published messages.
+            published messages; set after the call.
         deliveries: the delivery of each chunk, in the order of the chunks; empty in a test.
         starts: the index of each chunk's first record; the last item is the number of records.
 

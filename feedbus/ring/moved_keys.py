@@ -49,5 +49,5 @@ def _numbers(old: Ring, new: Ring) -> dict[str, int]:
 
 
 def _owners(ring: Ring, numbers: Mapping[str, int]) -> list[int]:
-    """Return the number of the queue that has each bucket of a ring."""
+    """Return a list with one item for each bucket of a ring: the number of the bucket's queue."""
     return [numbers[queue] for queue, weight in ring.buckets for _ in range(weight)]
