@@ -26,6 +26,8 @@ from tests.server_fixtures import (  # noqa: F401 -- fixtures
 )
 
 STARTS_PROCESSES = {"Project", "subprocess"}
+# The fixtures that start servers, and `make`, which creates systems on one of them.
+SERVERS = {"rabbitmq_nodes", "postgres_servers", "make"}
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -54,10 +56,19 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests that start processes, by themselves or by functions of the tests."""
+    """Mark the tests that start processes, and put the files with servers or processes first.
+
+    Such a file can take minutes. If short files are the last ones, all workers end at the same
+    time.
+    """
+    long_files = set()
     for item in items:
-        if starts_processes(getattr(item, "function", None), set()):
+        starts = starts_processes(getattr(item, "function", None), set())
+        if starts:
             item.add_marker(pytest.mark.processes)
+        if starts or not SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
+            long_files.add(item.path)
+    items.sort(key=lambda item: item.path not in long_files)
 
 
 def starts_processes(function: object, seen: set[str]) -> bool:

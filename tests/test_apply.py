@@ -1,11 +1,9 @@
-"""Applying a change: its effects, and a crash at any step, which the next apply repairs."""
+"""Applying a change: its effects; test_interrupted_apply.py is about interruptions."""
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ import pytest
 from feedbus import broker
 from feedbus.apply import apply, drain_wait, exclusive
 from feedbus.apply.drain_wait import LeavingQueues, is_drained
-from feedbus.broker import inventory, lookups, queue_arguments, timer
+from feedbus.broker import inventory
 from feedbus.broker_names import Names
 from feedbus.clock import VirtualClock
 from feedbus.errors import UsageError
@@ -24,115 +22,18 @@ from feedbus.topology import Exchange, RetryPolicy
 from servers import versions
 from tests.applying import (
     KEYS,
-    WAITING,
     carry_out,
     consume_ring,
     consume_work,
     killed_at,
     nothing_to_do,
-    publish,
     wait_for_retry,
 )
 from tests.small_topologies import BATCH, queue, sharded
-from tests.system_fixtures import on_broker
+from tests.system_fixtures import systems_on
 from tests.systems import System
 
-PROJECT = Path(__file__).parent.parent
-# Passed when nothing runs; those with a supervisor are in tests/integration/test_resharding.py.
-STEPS = [
-    *("planned", "exchange-deleted", "exchanges-declared"),
-    *("gate-put", "gate-closed", "retries-parked", "queue-deleted", "gate-opened"),
-    *("held-appended", "gate-gone", "delay-parked", "delay-deleted", "created"),
-    *("retries-returned", "unbound", "left-behind"),
-    *(
-        "declared",
-        "written",
-        "disconnected",
-        "connected",
-        "appended",
-        "completed",
-        "switched",
-        "fenced",
-    ),
-    *("queue-removed", "deleted"),
-]
-# On RabbitMQ those between which messages go another way: each takes some seconds.
-ON_RABBITMQ = (
-    "gate-put",
-    "gate-closed",
-    "queue-deleted",
-    "gate-opened",
-    "held-appended",
-    "disconnected",
-)
-CRASHES = [
-    *(("embedded", step) for step in STEPS),
-    *((version, step) for version in versions.chosen() for step in ON_RABBITMQ),
-]
-WITH_A_SUPERVISOR = {"paused", "followed", "drained", "finished"}
-
-
-@pytest.fixture(params=["embedded", *versions.chosen()])
-def broker_kind(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-def make(
-    request: pytest.FixtureRequest, tmp_path: Path, broker_kind: str
-) -> Iterator[Callable[..., System]]:
-    """Make systems on either broker."""
-    yield from on_broker(broker_kind, tmp_path, request, management=True)
-
-
-@pytest.mark.parametrize(("broker_kind", "step"), CRASHES, indirect=["broker_kind"])
-def test_an_apply_that_ends_at_any_step_is_ended_by_the_next(
-    make: Callable[..., System], step: str
-) -> None:
-    system = make(
-        queue(retry=WAITING, routing_keys=("", "old")),
-        sharded(2, batch=BATCH),
-        queue("moved", exchange="other", routing_keys=("m",)),
-        queue("gone", exchange="other", routing_keys=("g",)),
-        pack=5,
-    )
-    wait_for_retry(system.topology, 99)
-    publish(system.topology, 0)
-    wanted = system.changed(
-        queue(retry=WAITING, max_length=1000),
-        sharded(3, batch=BATCH),
-        queue("moved", exchange="ring", routing_keys=()),
-        other=Exchange("other", "direct", 5),
-    )
-    if step == "unbound":
-        wanted = replace(
-            wanted, queues={**wanted.queues, "work": queue(retry=WAITING)}
-        )  # only a queue that is not replaced keeps its other bindings
-    assert killed_at(step, lambda: carry_out(wanted))
-    publish(wanted, 1)
-    _, _, reported = carry_out(wanted)
-    publish(wanted, 2)
-    assert nothing_to_do(wanted), reported
-    assert consume_ring(wanted, 3) == {key: [0, 1, 2] for key in KEYS}
-    assert consume_work(wanted, 3) == [0, 1, 2]
-    seen = inventory.read_inventory(wanted)
-    names = Names(wanted)
-    work = seen.queues[names.queue(wanted.consumers["work"])]
-    assert (
-        dict(work.arguments).items()
-        >= queue_arguments.declared_arguments(names, wanted.queues["work"]).items()
-    )
-    assert seen.queues[names.retry_queue(wanted.queues["work"], 600_000)].ready == 1
-    left = {name.removeprefix(f"{wanted.name}.") for name in (*seen.queues, *seen.exchanges)}
-    assert not {name for name in left if re.search(r"gone|gate|before|parked", name)}
-    assert nothing_to_do(wanted)
-
-
-def test_every_step_has_its_crash_test() -> None:
-    found = set()
-    for path in (PROJECT / "feedbus").rglob("*.py"):
-        found |= set(re.findall(r"\bexit_after_step\(\"([a-z-]+)\"\)", path.read_text()))
-    assert found == {*STEPS, *WITH_A_SUPERVISOR}
+make = systems_on("embedded", *versions.chosen(), management=True)
 
 
 def test_a_queue_that_is_not_empty_is_not_deleted_unless_it_is_named(
@@ -366,71 +267,3 @@ def test_a_queue_that_is_named_is_deleted_without_waiting_for_its_retries(
         assert apply(wanted, plan, Ending(), wait=True, report=lambda _: None, progress=note)
     assert left == [0]
     assert nothing_to_do(wanted)
-
-
-def test_plan_finds_what_of_the_timer_is_not_as_it_should_be_and_apply_mends_it(
-    make: Callable[..., System],
-) -> None:
-    system = make(queue())
-    names = Names(system.topology)
-    with system.bus() as bus:
-        bus.publish("work", {"n": 1}, delay="2h")
-    assert nothing_to_do(system.topology)
-    wrong, missing = names.timer_queue(4, 3), names.timer_queue(4, 5)
-    guard = names.timer_guard("removed")
-    with broker.connect(system.topology) as connection:
-        channel = connection.default_channel
-        channel.queue_delete(missing)
-        channel.queue_delete(wrong)
-        arguments = queue_arguments.auxiliary_arguments({"x-message-ttl": 7_000}, quorum=True)
-        channel.queue_declare(wrong, durable=True, auto_delete=False, arguments=arguments)
-        channel.exchange_declare(guard, "direct", durable=True, auto_delete=False)
-        plan, done, _ = carry_out(system.topology)
-        assert done
-        changes = {(each.action, each.name): each.reason for each in plan.changes}
-        assert set(changes) == {("create", missing), ("delete", wrong), ("delete", guard)}
-        assert "x-message-ttl: 7000 -> 196608" in changes["delete", wrong]
-        assert nothing_to_do(system.topology)
-        assert not lookups.exchange_exists(connection, guard)
-        assert timer.count_delayed(connection, names) == timer.DelayedCounts(1, 0)
-        # Their place waits again until they are on the broker's disk.
-        assert not lookups.exchange_exists(connection, names.timer_written(4))
-
-
-def test_plan_finds_what_bindings_of_the_timer_are_missing_or_foreign_and_apply_mends_them(
-    make: Callable[..., System],
-) -> None:
-    system = make(queue())
-    names = Names(system.topology)
-    with system.bus() as bus:
-        bus.publish("work", {"n": 1}, delay="2h")
-    place, below = names.timer_position(4), names.timer_position(3)
-    three, five = names.timer_queue(4, 3), names.timer_queue(4, 5)
-    guard, work = names.timer_guard("work"), names.exchange("work")
-    header = {"x-match": "all", "feedbus-timer-4": "3"}
-    with broker.connect(system.topology) as connection:
-        channel = connection.default_channel
-        channel.queue_unbind(three, place, "", arguments=header)
-        channel.queue_bind(five, place, "", arguments=header)
-        channel.exchange_unbind(
-            below, place, "", arguments={"x-match": "all", "feedbus-timer-4": "0"}
-        )
-        channel.exchange_unbind(work, guard, "")
-        channel.queue_bind(names.queue(system.topology.consumer("work")), names.timer_due, "")
-        plan, done, _ = carry_out(system.topology)
-        assert done
-        changes = {(each.action, each.name): each.reason for each in plan.changes}
-        assert changes == {
-            ("create", three): f"missing; it brings delayed messages from {place}",
-            ("create", below): f"missing; it brings delayed messages from {place}",
-            ("create", work): f"missing; it brings delayed messages from {guard}",
-            (
-                "delete",
-                five,
-            ): "not declared by feedbus; with this binding,"
-            f" delayed messages of {place} arrive twice",
-            ("delete", names.queue(system.topology.consumer("work"))): "not declared by feedbus;"
-            f" with this binding, delayed messages of {names.timer_due} arrive twice",
-        }
-        assert {each.kind for each in plan.changes} == {"binding"}
-    assert nothing_to_do(system.topology)

@@ -50,8 +50,9 @@ class Buffer:
 
     The prefetch limits the number of deliveries from each queue. While a consumer also reads queues
     of older generations, the deliveries of each generation are in a separate lane. The lanes are
-    used in rotation, so that new records do not wait for the backlog of an old queue. A method with
-    a delivery or a consumer tag as its argument uses the lane of that subscription. Another method
+    used in rotation, so that new records do not wait for the backlog of an old queue. The lanes of
+    later generations can be excluded for a time: exclude_generations_after(). A method with a
+    delivery or a consumer tag as its argument uses the lane of that subscription. Another method
     uses the current lane, except where its docstring names other lanes.
 
     A run has one buffer. The inline system of the tests has one for each consumer.
