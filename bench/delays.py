@@ -3,9 +3,9 @@
 A process publishes them with delays, so that message n is due at a common start plus n / rate.
 Usually, all are published before the first one is due. A consumer with a prefetch of 1,000 records
 how late each arrives: the time of arrival minus the requested time. This includes the timer's
-rounding. RabbitMQ has the settings of deploy/rabbitmq, and the timer's queues are declared before.
-The memory is the resident memory of the broker's processes (or, with --embedded, of the consumer,
-in whose process the broker runs).
+rounding. RabbitMQ has the `advanced.config` that `feedbus init` writes, and the timer's queues are
+declared before. The memory is the resident memory of the broker's processes (or, with --embedded,
+of the consumer, in whose process the broker runs).
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from feedbus.wire.amqp_protocols import Channel
 from servers.rabbitmq import RabbitMQ
 from servers.versions import installed
 
-SETTINGS = Path(__file__).parent.parent / "deploy/rabbitmq/advanced.config"
 PREFETCH = 1_000
 ACKNOWLEDGED_AT_ONCE = 200
 PUBLISHED_AT_ONCE = 1_000
@@ -173,7 +172,6 @@ def brokers(folder: Path, *, embedded: bool) -> Iterator[tuple[str, psutil.Proce
         yield f"sqlite:///{folder / 'broker.db'}", psutil.Process(os.getpid())
         return
     node = RabbitMQ(folder, version=installed()[-1])
-    (folder / "advanced.config").write_bytes(SETTINGS.read_bytes())
     with node:
         yield node.url, psutil.Process(node.session)
 

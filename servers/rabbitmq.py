@@ -27,7 +27,7 @@ from servers.owned import OwnedProcess
 from servers.ports import free_port
 from servers.versions import Version
 
-SHIPPED = PROJECT / "deploy/rabbitmq"
+SHIPPED = PROJECT / "feedbus/new_project/files/rabbitmq"
 PLUGINS = ("rabbitmq_consistent_hash_exchange", "rabbitmq_management")
 START_SECONDS = 300  # only ends what never starts; a busy machine takes minutes
 STOP_SECONDS = 30

@@ -1,4 +1,4 @@
-"""A private RabbitMQ on the files of deploy/rabbitmq, with the user of docker-compose.yml."""
+"""A private RabbitMQ with the settings that `feedbus init` writes, and the user of Compose."""
 
 from __future__ import annotations
 

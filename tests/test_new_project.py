@@ -49,6 +49,7 @@ def test_a_new_project_has_what_its_development_and_its_deployment_need(monkeypa
     written = {str(path.relative_to(tmp_path / "shop")) for path in files(tmp_path / "shop")}
     assert {"topology.toml", "app.py", "tests/test_app.py", "pyproject.toml"} <= written
     assert {"Dockerfile", "compose.yaml", "shop.service", "README.md", ".gitignore"} <= written
+    assert {"rabbitmq/rabbitmq.conf", "rabbitmq/advanced.config"} <= written
     assert all(f"  {name}" in done.output for name in written)
     assert [word in done.output for word in ("cd shop", "pytest", "feedbus up")] == [True] * 3
 
@@ -93,7 +94,9 @@ def test_the_compose_file_of_a_new_project_names_what_is_there(shop):
     services = yaml.safe_load((shop / "compose.yaml").read_text())
     feedbus, rabbitmq = services["services"]["feedbus"], services["services"]["rabbitmq"]
     assert set(feedbus["depends_on"]) <= set(services["services"])
-    assert {each["source"] for each in rabbitmq["configs"]} == set(services["configs"])
+    mounted = [volume.split(":")[0] for volume in rabbitmq["volumes"] if volume.startswith(".")]
+    assert [name for name in mounted if not (shop / name).is_file()] == []
+    assert len(mounted) == 3
     image = (shop / "Dockerfile").read_text()
     assert any(volume.endswith(f":{variable(image)}") for volume in feedbus["volumes"])
     copied = re.findall(r"^COPY (\S+) /app/\S+$", image, re.MULTILINE)

@@ -116,6 +116,36 @@ def test_the_wheel_alone_makes_a_project_that_passes_its_check_and_its_tests(ins
     assert packaged == run(sys.executable, "-c", TEMPLATES, folder=PROJECT)
 
 
+def test_no_text_of_the_wheel_names_a_file_that_is_only_in_the_repository():
+    """A text that users read names a command, or a page of the documentation by its title."""
+    files = (PROJECT / "feedbus").rglob("*")
+    found = [
+        f"{path.relative_to(PROJECT)}: {text}"
+        for path in files
+        if path.suffix in {".py", ".yml", ".html", ".template", ".conf", ".config"}
+        for text in texts(path)
+        if re.search(r"(?<![\w./-])(docs|deploy|servers|bench|tests/data)/\w", text)
+    ]
+    assert found == []
+
+
+def texts(path):
+    """Yield what users can read: without comments, and without docstrings except those of help."""
+    if path.suffix != ".py":
+        yield from path.read_text().splitlines()
+        return
+    module = ast.parse(path.read_text())
+    hidden = set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            is_help = isinstance(node, ast.FunctionDef) and node.decorator_list
+            if node.body and isinstance(node.body[0], ast.Expr) and not is_help:
+                hidden.add(node.body[0].value)
+    for node in ast.walk(module):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in hidden:
+            yield node.value
+
+
 def test_a_driver_that_is_not_installed_is_named_with_its_extra(installed, tmp_path):
     store = '[store]\nurl = "postgresql://u:secret@localhost/shop"\n'
     (tmp_path / "topology.toml").write_text('name = "shop"\n' + store)

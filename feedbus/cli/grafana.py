@@ -13,7 +13,7 @@ from feedbus.cli import Context
     "grafana",
     epilog="""\b
 Examples:
-  feedbus grafana > deploy/grafana/dashboards/feedbus.json
+  feedbus grafana > feedbus.json
 """,
 )
 @click.pass_obj

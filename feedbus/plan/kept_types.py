@@ -36,8 +36,8 @@ def classic_queues_note(topology: Topology, seen: Inventory) -> str:
         return ""
     return (
         "feedbus's own queues keep their type, so these stay classic, and are unavailable while"
-        f" their node is: {listed(kept, NAMES_SHOWN)}; docs/operations.md#on-a-cluster"
-        " says which of them you can delete"
+        f" their node is: {listed(kept, NAMES_SHOWN)}; 'On a cluster' on the page 'Operations' of"
+        " the documentation says which of them you can delete"
     )
 
 
