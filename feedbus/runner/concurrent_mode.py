@@ -1,4 +1,4 @@
-"""The concurrent mode: records of several keys are handled at the same time.
+"""The concurrent mode: several records are handled at the same time.
 
 A record *runs* from the start of its handler call until the call ends. A delivery is settled when
 the calls of all its records have ended.
@@ -25,10 +25,11 @@ events = EventLog(__name__)
 
 
 class ConcurrentMode(Mode):
-    """A mode of the runner: up to `concurrency` records of the queue run at the same time.
+    """A mode of the runner: up to `concurrency` records are handled at the same time.
 
-    Records of one key are handled one after the other. If the queue has a `concurrency` above 1,
-    the runner selects this mode, and has one ConcurrentMode object for its whole run.
+    With `order_by`, records of one key are still handled one after the other. If the queue has a
+    `concurrency` above 1, the runner selects this mode, and has one ConcurrentMode object for its
+    whole run.
     """
 
     def __init__(
@@ -73,7 +74,8 @@ class ConcurrentMode(Mode):
     def fileno(self) -> int | None:
         """Return a descriptor that becomes readable when a handler call has ended.
 
-        The runner watches the descriptor while it waits for data of the broker.
+        The runner watches the descriptor while it waits for data of the broker. The result is None
+        only in the other modes.
         """
         return self._concurrent.fileno()
 
@@ -87,10 +89,11 @@ class ConcurrentMode(Mode):
         self._concurrent.blame_slowest(self._run.timeout)
 
     def on_channel_close(self, error: BaseException) -> None:
-        """Count a closed channel as a crash against the messages that exceeded the timeout.
+        """Count a closed channel as a crash against the messages with calls that took too long.
 
-        The timeout is the broker's consumer timeout. If the broker closed the channel for another
-        reason, nothing is counted. The runner calls this before it connects again.
+        Such a call may have exceeded the consumer timeout: the time that the broker waits for an
+        acknowledgement. If the broker closed the channel for another reason, nothing is counted.
+        The runner calls this before it connects again.
 
         Args:
             error: the exception that contains the broker's reason.
@@ -164,13 +167,17 @@ class ConcurrentMode(Mode):
         return has_work
 
     def handle_waiting_records(self, raw: RawConnection) -> bool:  # noqa: ARG002 -- see handle_next()
-        """Return old deliveries of waiting queues before the broker's consumer timeout expires.
+        """Return old deliveries of waiting queues to the broker, which delivers them again.
 
-        The broker then delivers them again. This method handles no waiting records, because
-        handle_next() does it in this mode. So the result is always True.
+        So no delivery exceeds the broker's consumer timeout, the time limit for an
+        acknowledgement. Waiting records are not handled here: in this mode, handle_next() handles
+        them.
 
         Args:
             raw: the connection of the consumer.
+
+        Returns:
+            True: the deliveries of the other queues need not be returned to the broker.
 
         """
         if self._run.waiting is not None:
@@ -236,8 +243,8 @@ class ConcurrentMode(Mode):
 
         Args:
             raw: the connection.
-            is_ordinary: whether the next delivery has the header of a fence, but comes from another
-                program.
+            is_ordinary: whether to decode the next delivery although it has the header of a fence,
+                because it comes from another program.
 
         Returns:
             False if all unsettled deliveries must be returned to the broker, because the broker's

@@ -18,8 +18,10 @@ TIMED_OUT = re.compile(r"acknowledgement .*timed out.*?Timeout value used: (\d+)
 class ConsumerTimeout:
     """The broker's consumer timeout, and whether a delivery will probably be settled in time.
 
-    The broker counts the time from the delivery of a message. So a message that only waits in the
-    consumer can exceed the timeout, too.
+    The consumer timeout is the longest time that a delivery may stay unacknowledged. After this
+    time, the broker closes the channel or cancels the subscription. The time begins with the
+    delivery of the message. So a message that only waits in the consumer can exceed the timeout,
+    too.
 
     A run has one ConsumerTimeout object. Its attribute `seconds` is infinity as long as the timeout
     is not known.

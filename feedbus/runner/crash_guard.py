@@ -114,7 +114,8 @@ class CrashGuard:
     def reason_to_give_up(self, message_id: str, delivery_limit: int) -> str:
         """Return why a message becomes a dead letter, or "" if it may still be handled.
 
-        The batch mode calls this before each call of a handler.
+        Mode._call_handler() calls this with the first message of a batch, before the handler gets
+        the batch. A message that may have ended a process is alone in its batch.
 
         Args:
             message_id: the id of the message.
@@ -179,9 +180,9 @@ class CrashGuard:
 
         In the block, a handler waits for the broker, or for the store during an outage.
 
-        If the block runs in another thread than set_messages(), its time is counted. This is the
-        case in the concurrent mode: several handlers can run at the same time, and the file has one
-        deadline for all of them.
+        Exception: the time is counted if another thread than that of the block has called
+        set_messages(). This is the case in the concurrent mode: several handlers can run at the
+        same time, and the file has one deadline for all of them.
         """
         if self._until is None or threading.get_ident() != self._thread:
             yield

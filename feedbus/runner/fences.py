@@ -76,9 +76,13 @@ class Fences:
         return buffer.next_is_fence
 
     def process_next(self, raw: RawConnection) -> bool:
-        """Process the next delivery, which is marked as a fence, or wait if that is too early.
+        """Process the next delivery, which is marked as a fence, or postpone it.
 
-        The mode of the runner calls this when next_is_fence() is true.
+        A fence is postponed, for example, while the switch of the ring is not complete. Then the
+        next calls of this method wait until the fence is due again.
+
+        The mode of the runner calls this when next_is_fence() is true, and all earlier deliveries
+        of the queue are settled.
 
         Args:
             raw: the connection of the consumer.

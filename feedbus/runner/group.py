@@ -182,7 +182,13 @@ class Group:
         is_stopped: Callable[[], bool],
         max_deliveries: float,
     ) -> tuple[str, float]:
-        """Handle deliveries until the connection must be checked.
+        """Handle deliveries until the connection must be checked, or the group is complete.
+
+        Args:
+            arrived: the deliveries, at least one.
+            ends_at: when the group is complete at the latest, as a time of the monotonic clock.
+            is_stopped: returns whether no further call may begin.
+            max_deliveries: the largest number of deliveries in the group.
 
         Returns:
             The message id of the last delivery, and the duration of its call in seconds.
@@ -208,8 +214,9 @@ class Group:
     def _is_complete(self, seconds: float, ends_at: float, max_deliveries: float) -> bool:
         """Whether the group is complete, after a delivery whose call took `seconds`.
 
-        The group is complete in three cases: one more call of this duration would exceed the time
-        of a group; it has enough deliveries; or finish() must be called now (SingleCalls.is_full).
+        The group is complete in three cases: one more call of this duration would end after
+        `ends_at`; the group has `max_deliveries`; or SingleCalls.is_full is true, for example
+        because the handler has published very many messages, which must be sent now.
         """
         calls = self._calls
         return (

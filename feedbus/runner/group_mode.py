@@ -77,7 +77,7 @@ class GroupMode(BatchMode):
     def _handle_groups(
         self, raw: RawConnection, arrived: Arrived, arrived_at: float, max_deliveries: float
     ) -> bool:
-        """Handle and settle a group; after an outage, continue with it.
+        """Handle a group and settle it; during an outage, wait and try again.
 
         Args:
             raw: the connection of the deliveries.
@@ -87,7 +87,7 @@ class GroupMode(BatchMode):
 
         Returns:
             False if all unsettled deliveries must be returned to the broker, because the broker's
-            consumer timeout would expire.
+            consumer timeout would expire. True also if an outage lasts until the run must end.
 
         """
         while (error := self._handle_group(raw, arrived, max_deliveries)) is not None:

@@ -38,7 +38,7 @@ class _Call:
 
     @cached_property
     def keys(self) -> Keys | None:
-        """The keys of its records, or None if a delivery cannot be decoded."""
+        """The keys of the records in these deliveries; None if a delivery cannot be decoded."""
         return self.small_deliveries.keys(self.deliveries)
 
 

@@ -105,8 +105,8 @@ class Mode(ABC):
     def fileno(self) -> int | None:
         """Return a descriptor that becomes readable when a handler call has ended.
 
-        The runner watches the descriptor while it waits for data of the broker. The result is None
-        if no call runs at that time.
+        The runner watches the descriptor while it waits for data of the broker. Only in the
+        concurrent mode can a call run at that time. In the other modes, the result is None.
         """
         return None
 
@@ -187,7 +187,10 @@ class Mode(ABC):
     def _allow_pauses(
         self, raw: RawConnection, deliveries: Sequence[Delivery]
     ) -> AbstractContextManager[None]:
-        """Let a call of the handler pause during a `with` block, if the queue has such pauses."""
+        """Let a handler pause in a `with` block, on a queue with `stream` and `order_by`.
+
+        The handler pauses after each slice of its messages. Other records are handled then.
+        """
         return self._pauses.allow(raw, deliveries) if self._pauses else nullcontext()
 
     def _hold(self, raw: RawConnection, error: Outage) -> bool:

@@ -18,7 +18,7 @@ def select_mode(
 
     The runner calls this once, when the consumer begins. There are three modes:
 
-    - ConcurrentMode handles records of several keys at the same time (`concurrency`).
+    - ConcurrentMode handles several records at the same time, if `concurrency` is above 1.
     - GroupMode handles deliveries one after the other, and acknowledges them together. It is for
       handlers that get one record, if the queue uses no store and does not set `stream`.
     - BatchMode handles and settles a batch before the next one begins.

@@ -17,8 +17,9 @@ STEP = 2.0  # the largest factor by which the size changes
 class OldQueueBatches:
     """Computes the largest number of records in the next batch from an old queue.
 
-    An old queue belongs to an older generation of a ring. The records of a batch may take
-    ADDED_SECONDS. The fixed costs of a batch, such as a commit, are not included in this limit:
+    An old queue belongs to an older generation of a ring. While one of its batches is handled, the
+    records of newer queues are delayed. So the records of such a batch may take only 0.1 s
+    (ADDED_SECONDS). The fixed costs of a batch, such as a commit, are not included in this time:
     otherwise batches would be so small that the fixed costs take most of the time.
 
     The batch mode has one OldQueueBatches object.

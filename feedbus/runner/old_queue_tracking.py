@@ -159,7 +159,11 @@ class SwitchProgress:
             self._forget_drained(raw, now)
 
     def _forget_drained(self, raw: RawConnection, now: float) -> None:
-        """Remove the drained generations from the ring's state, if it is this consumer's turn."""
+        """Remove the generations without queues from the ring's state, after a short wait.
+
+        Each consumer of the ring tries this, but not all at the same time: the length of the wait
+        depends on the index of the consumer's shard.
+        """
         if self._forget_at is None:
             self._forget_at = now + self._consumer_queues.index * APART_SECONDS
         if now >= self._forget_at:

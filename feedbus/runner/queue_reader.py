@@ -202,13 +202,16 @@ class QueueReader:
         self.last_fence_tag = 0
 
     def delete_if_empty(self, in_flight: Callable[[], bool]) -> bool:
-        """Delete a queue that was proved to be empty; return False if a new proof is needed.
+        """Delete the queue if it is proved to be empty; otherwise publish another probe.
 
         This method is called when may_be_empty is true.
 
         Args:
             in_flight: returns whether deliveries of this queue are in the buffer, or a handler has
                 them now.
+
+        Returns:
+            Whether the queue was deleted.
 
         """
         # The queue must have exactly one consumer, this one. If the leader of a quorum queue is

@@ -131,9 +131,11 @@ class QueuesToRead:
         self._fences.put_missing(self._raw)
 
     def _forget_earlier_names(self) -> None:
-        """Stop the use of earlier names of the table, if no record of an old queue is left.
+        """Search the inbox only under the present name of the queue, if no old record is left.
 
-        Records that were moved from the waiting queues of old queues may still wait.
+        If the table `[queues.NAME]` was renamed, the inbox can have the ids of messages of the old
+        queues under the earlier name. Records that were moved from the waiting queues of old queues
+        may still wait. Until they are handled, the inbox is searched under the earlier name, too.
         """
         if not self._reads_old_queues and not self._run.waiting:
             self._run.dispatch.calls.inbox.earlier_names = ()

@@ -106,7 +106,8 @@ class Run:
     def must_continue(self, *, has_unsettled: bool = False) -> bool:
         """Whether to read on: the run continues, and the shard is assigned to this host.
 
-        The runner asks this between batches. The result is also False if `has_given_up`.
+        The runner asks this between batches. The result is also False if `has_given_up` is true:
+        then nothing more may be settled on this connection.
 
         Args:
             has_unsettled: whether deliveries are being handled, so that the run is not idle.

@@ -32,7 +32,7 @@ class SmallDeliveries:
     """
 
     def __init__(self, queue: Queue) -> None:
-        """Create the object for the order of a queue."""
+        """Create the object for a queue, whose option `order_by` determines the keys."""
         self._order = Order.of(queue)
         self._max_records = queue.batch.size
         self._max_small_records = max(queue.batch.size // SMALL_DIVISOR, 1)

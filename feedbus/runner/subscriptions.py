@@ -66,7 +66,7 @@ class Subscriptions:
         Args:
             queues: the queues to read.
             separate_generations: whether the buffer keeps the deliveries of each generation in a
-                separate lane.
+                separate lane. The lanes take turns, so a long old queue does not delay new records.
 
         """
         self.readers = {}
@@ -237,11 +237,12 @@ class Subscriptions:
         self.close_waiting_queue(tag)
 
     def leave_to_others(self, tag: str) -> None:
-        """Stop reading a queue, but keep reading its waiting queue.
+        """Stop reading a queue; the caller then calls close_waiting_queue() for its waiting queue.
 
-        If it is an old queue, this consumer subscribes again when no other consumer reads it.
+        Before that call, the caller can finish the records that are being handled. If the queue is
+        an old queue, this consumer subscribes again when no other consumer reads the queue.
 
-        This method is called when other consumers read an old queue, too, or the broker has
+        This method is called when another consumer reads an old queue, too, or the broker has
         cancelled the subscription.
 
         Args:
@@ -263,8 +264,7 @@ class Subscriptions:
     def close_waiting_queue(self, tag: str) -> None:
         """Stop reading the waiting queue of a queue.
 
-        This method is called when the consumer stops reading the queue, or leaves it to another
-        consumer.
+        This method is called when the consumer has stopped reading the queue itself.
 
         Args:
             tag: the consumer tag of the subscription to the queue that has this waiting queue.

@@ -52,8 +52,9 @@ class WaitingQueue:
         is_cancelled: whether the broker has cancelled the subscription.
         arrived_at: when the last message arrived, as a time of the monotonic clock.
         is_read: whether all messages have arrived that were here when the subscription began.
-        releases: the requests to release keys that have arrived and are not applied at once. There
-            are two cases. While `is_read` is False, the message that blocks a key can arrive later
+        releases: the requests to release keys that have arrived and are not applied at once. A key
+            is released when the dead letter that blocks it was dropped (`block_on_dead`). There are
+            two cases. While `is_read` is False, the message that blocks a key can arrive later
             than the request. While `is_ending` is True, this message may already have been moved to
             another waiting queue.
 
@@ -96,8 +97,9 @@ class WaitingQueue:
             on_notice: called with the body of a notice, which reports that the ring has changed.
 
         Returns:
-            The subscription; None if another consumer reads the queue, or if the broker has refused
-            the probe. Then this must be tried again later.
+            The subscription; None if this must be tried again later. There are two cases: another
+            consumer reads the queue; or the broker has refused the probe, the message that this
+            method puts behind the waiting records.
 
         """
         if lookups.count_consumers(connection, queue):
@@ -189,9 +191,10 @@ class WaitingQueue:
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing has arrived for so long that a probe counts as lost.
+        """Whether no message has arrived from the queue for some seconds (LOST_SECONDS).
 
-        check_probe() and open() use it: with a long queue, a probe returns late.
+        While messages arrive, a probe does not count as lost: if many messages are in front of the
+        probe, it returns late. check_probe() and open() read this property.
         """
         return self.channel.connection.clock.monotonic() > self.arrived_at + LOST_SECONDS
 

@@ -210,7 +210,7 @@ class WaitingQueues:
         return True
 
     def delete(self, tag: str) -> None:
-        """Stop reading the waiting queue of a deleted old queue, and delete it if it is empty.
+        """Stop reading the waiting queue of a deleted old queue; delete it, too, if it is empty.
 
         This method is called when the old queue does not exist any more.
 

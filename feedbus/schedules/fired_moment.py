@@ -32,16 +32,21 @@ READ_PAUSE_SECONDS = 0.03  # between two such attempts
 
 
 class MomentUnreadable(BrokerOutage):
-    """Another program has the message with the moment."""
+    """The last fired moment of a schedule cannot be read now.
+
+    Another program, such as `feedbus status`, has received the message with the moment, and has not
+    returned the message to its queue.
+    """
 
 
 class FiredMoment:
     """The last fired moment of a schedule, which the broker keeps in a queue with one message.
 
-    A moment is a time that the cron expression matches. The caller holds the topology's lock to
-    change it. write() publishes the new message before it acknowledges the old one. After a crash
-    in between, the queue has both messages. Then the latest moment counts, so the old message has
-    no effect.
+    A moment is a time that the cron expression matches. For a schedule that was not fired yet, the
+    message contains the time at which the schedule was first checked. The caller holds the
+    topology's lock to change the moment. write() publishes the new message before it acknowledges
+    the old one. After a crash in between, the queue has both messages. Then the latest moment
+    counts, so the old message has no effect.
     """
 
     def __init__(self, channel: Channel, topology: Topology, schedule: Schedule) -> None:
@@ -94,8 +99,7 @@ class FiredMoment:
     def write(self, moment: datetime) -> None:
         """Replace the moment on the broker; return when the broker has confirmed it.
 
-        The scheduler calls the method after take(). For a new schedule, the moment is the present
-        time.
+        The scheduler calls the method after take(). For a new schedule, it writes the present time.
 
         Args:
             moment: the new moment, with a time zone.
@@ -126,8 +130,9 @@ class FiredMoment:
 def fired_moments(connection: Connection, topology: Topology) -> dict[str, datetime]:
     """Return the last fired moment of each schedule, by the name of the schedule.
 
-    A moment is a time that the cron expression matches, in UTC. Schedules whose queue does not
-    exist, or whose moment cannot be read now, are left out; no queue is declared.
+    A moment is a time that the cron expression matches, in UTC. For a schedule that was not fired
+    yet, the result has the time at which the schedule was first checked. Schedules whose queue does
+    not exist, or whose moment cannot be read now, are left out; no queue is declared.
 
     Args:
         connection: a connection to the broker.

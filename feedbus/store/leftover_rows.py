@@ -32,15 +32,10 @@ MAX_ROWS = 10_000
 class LeftoverRows:
     """Knows whether the outbox can contain leftover rows, which must be sent before new rows.
 
-    A process that starts does not know whether another process has left rows, so it queries the
-    outbox once. Later it queries the outbox only if one of its own rows was not sent, or after
-    query_again(). A process has one LeftoverRows object for each part that sends rows: a bus, the
-    dispatch of a queue, or a relay.
-
-    Args:
-        store: the store with the outbox.
-        project: the name of the project; it names the lock of the relay.
-        clock: measures the ages of rows, and waits.
+    A leftover row is a committed row whose message was not sent. A process that starts does not
+    know whether another process has left rows, so it queries the outbox once. Later it queries the
+    outbox only if one of its own rows was not sent, or after query_again(). A process has one
+    LeftoverRows object for each part that sends rows: a bus, the dispatch of a queue, or a relay.
     """
 
     def __init__(self, store: Store, project: str, clock: Clock) -> None:
@@ -48,7 +43,7 @@ class LeftoverRows:
 
         Args:
             store: the store with the outbox.
-            project: the project of the rows.
+            project: the name of the project; the name of the relay's lock contains it.
             clock: the clock for the times in the store's rows, and for waiting.
 
         """
@@ -76,9 +71,10 @@ class LeftoverRows:
         return self._must_query or self._last_leftover_row != 0
 
     def add(self, rows: Sequence[int]) -> None:
-        """Register that these rows, and all earlier rows, may be leftover rows.
+        """Register that the messages of these rows were not sent, so they may be leftover rows.
 
-        A sender calls it after it could not send its rows.
+        A sender calls this when it could not send its rows. From now on, may_contain() searches the
+        outbox up to the last of these rows.
 
         Args:
             rows: the ids of the rows of the sender, ascending; at least one.

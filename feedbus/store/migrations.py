@@ -148,7 +148,10 @@ def _default_project(database: Database) -> str:
 
 
 def _tables(database: Database) -> set[str]:
-    """Return the names of the existing tables; on PostgreSQL, only of two of feedbus's tables."""
+    """Return the names of the tables in a database.
+
+    On PostgreSQL, the result has only feedbus_version and feedbus_outbox, if they exist.
+    """
     if database.dialect == "sqlite":
         question = "SELECT name FROM sqlite_master WHERE type = 'table'"
     else:

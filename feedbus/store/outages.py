@@ -188,6 +188,14 @@ def _is_unanswered(error: BaseException) -> bool:
 
 
 def _field(error: BaseException, name: str) -> str | None:
-    """Return a field of the server's error message; pg8000 has the fields in a dict."""
+    """Return a field of the server's error message, if the driver is pg8000; else None.
+
+    pg8000 puts the fields into a dict.
+
+    Args:
+        error: an error of a driver of PostgreSQL.
+        name: the letter of the field in the protocol of PostgreSQL, such as C for the SQLSTATE.
+
+    """
     first = error.args[0] if error.args else None
     return first.get(name) if isinstance(first, dict) else None
