@@ -56,9 +56,11 @@ class DeadLetterDelivery:
 
     @property
     def run(self) -> int:
-        """The number of failures of the record after which messages of a handler were sent.
+        """The number of failures of a record after which the messages of its handler were sent.
 
-        Usually, the messages of a failed call are discarded. Delivery.run describes the exceptions.
+        Usually the number is 0, because the messages of a failed call are discarded. Delivery.run
+        describes the exceptions. The ids of the messages that a handler publishes for the record
+        depend on the number. Otherwise these messages would have the ids of the earlier messages.
         """
         return self.delivery.run
 

@@ -52,9 +52,9 @@ class RelayBus(Protocol):
 def options_of(row: OutboxRow, clock: Clock) -> PublishOptions:
     """Return the options with which the message of a row is published now.
 
-    The time that the row was in the outbox is subtracted from the options expires and delay, which
-    are in seconds here. If the delay is over, it becomes None. If the message has expired, expires
-    becomes 1 ms, so that the broker drops the message.
+    The time that the row was in the outbox is subtracted from the options `expires` and `delay`. If
+    the delay is over, `delay` becomes None. If the message has expired, `expires` becomes 1 ms, so
+    that the broker drops the message.
 
     Args:
         row: the row of the outbox.

@@ -138,7 +138,15 @@ class SqlOutbox(Table):
         options: str | None,
         created_at: int,
     ) -> list[int]:
-        """Add (routing key, payload, message id) rows by one statement; return their ids."""
+        """Add rows by one statement; return their ids, in order.
+
+        Args:
+            exchange: the name of the exchange of all rows.
+            rows: a (routing key, payload as JSON text, message id) tuple for each row.
+            options: the options of all rows, as JSON text; None for no options.
+            created_at: the time of all rows, in microseconds since 1970.
+
+        """
         parameters = {
             "project": self._project,
             "exchange": exchange,
@@ -202,9 +210,10 @@ class SqlOutbox(Table):
 
     @property
     def _pairs(self) -> str:
-        """The part after SELECT of a query that returns pairs of an exchange and a routing key.
+        """The part after SELECT of a query that returns the pairs in its own parameters.
 
-        _pair_values() returns the parameters of the query, which contain the pairs.
+        A pair has an exchange and a routing key. pending() uses the query to select rows by such
+        pairs. _pair_values() returns the parameters.
         """
         if self._sqlite:
             columns = "json_extract(value, '$[0]'), json_extract(value, '$[1]')"

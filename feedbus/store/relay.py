@@ -199,7 +199,12 @@ class Relay:
             )
 
     def _work(self) -> None:
-        """Do one round: remove published rows, and do what is due."""
+        """Do one round of the work of the thread.
+
+        Each round removes published rows from the outbox. Every CHECK_SECONDS, and after publish()
+        has failed, a round publishes leftover rows. Every PRUNE_SECONDS, a round deletes old rows
+        of the inbox.
+        """
         if not self._is_set_up:
             self.store.set_up()
             topology_setup.set_up_if_missing(self._topology)

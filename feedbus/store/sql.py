@@ -31,7 +31,8 @@ def cannot_end_transaction(call: str, savepoint: str) -> str:
 
     Args:
         call: the refused call, such as "session.commit".
-        savepoint: the call that makes a savepoint, as the alternative.
+        savepoint: the call that makes a savepoint, such as "database.atomic()"; the text of the
+            error recommends it.
 
     """
     return (
@@ -52,7 +53,8 @@ def refuse_failed_transaction(status: int, savepoint: str) -> None:
     Args:
         status: the status of the transaction, as libpq numbers it: `info.transaction_status` of a
             connection of psycopg2 or psycopg.
-        savepoint: the call that makes a savepoint, as the alternative.
+        savepoint: the call that makes a savepoint, such as "database.atomic()"; the text of the
+            error recommends it.
 
     Raises:
         UsageError: a statement has failed, and none of its effects can be committed.
@@ -76,7 +78,8 @@ def ended_transaction(savepoint: str) -> UsageError:
     they fail. COMMIT and ROLLBACK, executed as statements, end it, too.
 
     Args:
-        savepoint: the call that makes a savepoint, as the alternative.
+        savepoint: the call that makes a savepoint, such as "database.atomic()"; the text of the
+            error recommends it.
 
     """
     return UsageError(

@@ -252,19 +252,19 @@ class SqlAlchemyStore(SqlStore):
     def _begin_of(
         self, write_lock: WriteLock | None, begun: list[Connection]
     ) -> Callable[..., None]:
-        """Return a listener for `after_begin` that begins a write transaction of SQLite.
+        """Return a listener for SQLAlchemy's event `after_begin`, for one session.
 
-        SQLAlchemy sends the event `after_begin` before the first statement of a session.
+        SQLAlchemy sends this event before the first statement of the session. On SQLite, the
+        listener then begins a write transaction. Without the listener, Python's sqlite3 would begin
+        one only before the first statement that writes. If the handler has read before, and another
+        transaction writes in between, SQLite would refuse this statement, without waiting.
 
-        Python's sqlite3 would begin a transaction only before the first statement that writes. If
-        the handler has read before, and another transaction writes in between, SQLite refuses the
-        statement immediately, without waiting.
-
-        On PostgreSQL, the driver begins the transaction. The listener checks that it does.
+        On PostgreSQL, the driver begins the transaction. The listener raises UsageError if the
+        driver commits each statement instead.
 
         Args:
             write_lock: the lock of the SQLite file; None without a file.
-            begun: gets the connection of the transaction.
+            begun: a list to which the listener adds the connection of the transaction.
         """
 
         def begin(_session: Session, _transaction: Any, connection: Connection) -> None:
@@ -325,10 +325,12 @@ _watched: weakref.WeakSet[Engine] = weakref.WeakSet()  # engines with the listen
 
 
 def _notice_ended_transactions(engine: Engine) -> None:
-    """Add a listener to an engine of SQLite that notices that a failed statement rolled back.
+    """Add a listener to an engine of SQLite that marks connections whose transaction has ended.
 
-    Python's sqlite3 begins a new transaction before the next statement that writes. So the end of
-    the first transaction cannot be seen later.
+    SQLAlchemy calls the listener when a statement has failed. If the statement has rolled back its
+    transaction, the listener marks the connection, and the store then refuses to commit. Without
+    the mark, the store could not see the end of the transaction: Python's sqlite3 begins a new
+    transaction before the next statement that writes.
     """
 
     @event.listens_for(engine, "handle_error")

@@ -61,7 +61,9 @@ def open_prepared(topology: Topology) -> Store:
 
 
 def ping(topology: Topology) -> str:
-    """Check whether the store of a topology answers, by another Store object, which is then closed.
+    """Check whether the store of a topology answers.
+
+    The function opens a Store object only for this check, and closes it.
 
     Returns:
         Why this version of feedbus cannot use the store, or "" if it can.
@@ -96,7 +98,10 @@ def load_driver(topology: Topology) -> None:
 
 
 def _call(prepare: str, topology: Topology, store: Store) -> None:
-    """Call the function of [store] prepare; an outage of its database is an outage of the store."""
+    """Call the function that the option `prepare` of [store] names.
+
+    An exception of the function that means an outage of the database is raised as StoreOutage.
+    """
     try:
         resolve_object(prepare, topology.root)(topology)
     except Outage:

@@ -52,7 +52,9 @@ class AppliedSettings:
 
     @classmethod
     def of(cls, topology: Topology) -> Self:
-        """Return the settings of a topology: digests of the options of watchers and exchanges.
+        """Return the settings of a topology.
+
+        They are digests of the options of its watchers, exchanges and schedules.
 
         Raises:
             UsageError: the option `user` of a watcher names no user of this machine, or it names
@@ -101,12 +103,12 @@ class AppliedSettings:
     ) -> Watchers:
         """Return which watchers must be added, restarted, started, removed or kept.
 
-        `feedbus plan` and `feedbus apply` call the method on the settings with which the watchers
-        run.
+        The result also names the schedules whose options have changed. `feedbus plan` and `feedbus
+        apply` call the method on the settings with which the watchers run.
 
         Args:
             wanted: the settings of the new topology.
-            supervisor_pid: the supervisor's process id.
+            supervisor_pid: the supervisor's process id, which becomes a part of the result.
             states: maps the name of each watcher to its state, from watcher_state.state().
 
         """
@@ -178,9 +180,10 @@ def write_applied(topology: Topology, text: str) -> None:
 
 
 def write_broker(topology: Topology) -> None:
-    """Write the URL of the supervisor's broker, without passwords, to broker_file().
+    """Write the URL of the supervisor's broker, without passwords, to a file in the run folder.
 
-    The supervisor calls the function at its start and at each `feedbus apply`.
+    The supervisor calls the function at its start and at each `feedbus apply`. Commands compare the
+    URL with the URL of their own broker.
     """
     _replace(broker_file(topology), str(topology.broker_url), 0o600)
 
@@ -195,7 +198,10 @@ def _replace(path: Path, text: str, mode: int) -> None:
 
 
 def _plain(queue: Queue) -> Any:
-    """Return a queue whose mapping proxies are dicts, because asdict() cannot copy proxies."""
+    """Return a copy of a queue for asdict(): with dicts instead of mapping proxies.
+
+    asdict() cannot copy mapping proxies.
+    """
     values = {each.name: getattr(queue, each.name) for each in fields(queue)}
     plain: Any = {name: dict(value) for name, value in values.items() if isinstance(value, Mapping)}
     return replace(queue, **plain)

@@ -65,9 +65,10 @@ def supervise(
     copies: LogCopies | None = None,
     reload: bool = False,
 ) -> None:
-    """Start and supervise every process until SIGINT, SIGTERM, SIGHUP or `circusctl quit`.
+    """Start and supervise every process, until a signal or a command ends the supervisor.
 
-    `feedbus up` calls the function, after become_supervisor() and prepare().
+    The signals are SIGINT, SIGTERM, SIGQUIT and SIGHUP; the commands are `feedbus down` and
+    `circusctl quit`. `feedbus up` calls the function, after become_supervisor() and prepare().
 
     Args:
         topology: the topology to run.

@@ -30,9 +30,9 @@ def other_broker(topology: Topology, *, changes_broker: bool = False) -> str:
 
     Args:
         topology: the topology, with the values of this process's environment variables.
-        changes_broker: True for `feedbus plan` and `feedbus apply`. With `feedbus apply`, an
-            operator can change the broker of the supervisor. So if the URL in the file was edited,
-            it may differ from the URL that the supervisor uses.
+        changes_broker: whether the command may change the broker of the supervisor. It is True for
+            `feedbus plan` and `feedbus apply`. Then the result is also "" if the URL of the broker
+            in topology.toml was edited, and the edited file is not applied yet.
 
     Returns:
         One sentence for the operator, without passwords. "" if both use the same broker, if no
@@ -68,8 +68,9 @@ def require_same_broker(topology: Topology, *, changes_broker: bool = False) -> 
 
     Args:
         topology: the topology, with the values of this process's environment variables.
-        changes_broker: True for `feedbus plan` and `feedbus apply`, which an operator also uses to
-            change the broker of the supervisor.
+        changes_broker: whether the command may change the broker of the supervisor. It is True for
+            `feedbus plan` and `feedbus apply`. Then no error is raised if the URL of the broker in
+            topology.toml was edited, and the edited file is not applied yet.
 
     Raises:
         UsageError: the brokers differ; the text names both and says what to do.

@@ -111,9 +111,14 @@ def serve(connection: Connection) -> Program:
 
 
 def _fork_again(connection: Connection) -> None:
-    """Fork again, and end this intermediate process; return only in the new child.
+    """Fork again, and end this process, so that the supervisor becomes the parent of the new child.
 
-    The function returns when the supervisor has become the parent of the child.
+    This process is a child of the fork server. The function returns only in the new child, when the
+    supervisor has become its parent.
+
+    Args:
+        connection: the connection to the supervisor, which gets the error if the fork fails.
+
     """
     intermediate_pid = os.getpid()
     try:

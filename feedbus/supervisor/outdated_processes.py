@@ -193,7 +193,10 @@ def changed_files_by_watcher(topology: Topology, answer: Mapping[str, Any]) -> d
 
 
 def outdated_consumers_note(topology: Topology, queue: str) -> str:
-    """Return outdated_note() about the consumers of a queue that run here, or "".
+    """Return a note about the consumers of a queue that run changed code; "" if there are none.
+
+    The note has the changed files, and says how the consumers are restarted. It is only about
+    consumers of this host.
 
     Args:
         topology: the topology.

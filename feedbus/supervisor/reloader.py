@@ -145,7 +145,14 @@ class Reloader:
             await self._supervision.restart(outdated)
 
     def _outdated_watchers(self, changed: set[str]) -> list[ProcessWatcher]:
-        """Return the watchers that may run changed code, or that the supervisor gave up."""
+        """Return the watchers to restart: they may run changed code, or have given up.
+
+        A watcher gives up after too many failures of its processes right after their start.
+
+        Args:
+            changed: the paths of the files that have changed.
+
+        """
         supervision = self._supervision
         code_changed = any(path.endswith(".py") for path in changed)
         # It is not known which Python files these processes have imported.

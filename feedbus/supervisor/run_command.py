@@ -92,7 +92,12 @@ async def _ends(process: subprocess.Popen[bytes], limit_seconds: float) -> bool:
 
 
 def _terminate_child(shell: int) -> bool:
-    """Send SIGTERM to the command that a shell runs; return False if it has just ended."""
+    """Send SIGTERM to the command that a shell runs; return False if the command has just ended.
+
+    Args:
+        shell: the process id of the shell.
+
+    """
     with contextlib.suppress(psutil.Error):
         for command in psutil.Process(shell).children():
             command.terminate()

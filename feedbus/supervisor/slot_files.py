@@ -83,10 +83,15 @@ class SlotFiles:
         crash_guard.clear(self.path(slot, "handler"))
 
     def end_hung(self, slots: Mapping[int, int]) -> Iterator[Note]:
-        """End each process whose handler has exceeded its time limit, and yield its note.
+        """End each process whose handler has exceeded its time limit, and yield its Note.
+
+        The Note is what the process has written into the file `handler` of its slot: for example,
+        the ids of the messages in the handler. A process gets SIGABRT when two calls in
+        succession have found that its handler exceeds the limit. If the process still runs at the
+        next call, it gets SIGKILL.
 
         Args:
-            slots: the slot of each process that runs, by its process id.
+            slots: maps the process id of each process that runs to its slot.
 
         """
         self._watchdogs = {

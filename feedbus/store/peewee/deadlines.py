@@ -99,7 +99,7 @@ class Connection(extensions.connection):
         return self._limited(self._limit_seconds, function, *arguments)
 
     def read_limit(self) -> None:
-        """Read the server's statement_timeout.
+        """Read the server's statement_timeout; the deadlines of later calls depend on it.
 
         A cursor calls the method after a statement that may have changed the setting.
         """
@@ -269,7 +269,14 @@ class Deadlines:
 
 
 def _limit_seconds(number: str, unit: str) -> float:
-    """Return the deadline of a call for a value of statement_timeout; 0 means without a limit."""
+    """Return the time limit of a call, in seconds, from the server's statement_timeout.
+
+    The result is infinite if statement_timeout is 0, which means that there is no timeout.
+
+    Args:
+        number: the number in the value of statement_timeout, such as "30" of "30s".
+        unit: the unit in this value, such as "s". Without a unit, the number is in milliseconds.
+    """
     seconds = int(number) * UNIT_SECONDS[unit.strip()]
     return seconds + MARGIN_SECONDS if seconds else math.inf
 

@@ -199,8 +199,8 @@ class Database(peewee.Database):
     def _begin(self, sql: str, params: Any, **options: Any) -> Any:
         """Begin a transaction in the database, and execute its first statement.
 
-        If the database has no transaction after an error, the next statement begins one. Otherwise,
-        a caller that catches the error would execute the next statements without a transaction.
+        If the statement fails, and the database then has no transaction, the next statement begins
+        one. So a caller that catches the error does not execute statements without a transaction.
         """
         if getattr(self._local, "has_ended", False):
             self._begin_with_next(True)
@@ -213,7 +213,11 @@ class Database(peewee.Database):
             raise
 
     def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
-        """Do the work of _begin() for one kind of database."""
+        """Begin a transaction in the database, and execute a statement in it.
+
+        A subclass for one kind of database defines this method. If necessary, the method first
+        connects. _begin() calls it, and handles its errors.
+        """
         raise NotImplementedError
 
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:

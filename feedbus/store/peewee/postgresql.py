@@ -35,7 +35,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
     If the connection is lost at this statement, the transaction begins on a new connection.
 
     Args:
-        database: the name of the database, or a URL.
+        database: the name of the database. With "postgresql://", libpq selects the database.
         settings: names and values of settings of the server, which each new connection sets.
         options: further options of the base class, such as `where`, and of libpq, such as `host`.
     """
@@ -44,7 +44,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
         """Create the object without a connection.
 
         Args:
-            database: the name of the database, or "postgresql://".
+            database: the name of the database. With "postgresql://", libpq selects the database.
             settings: parameters of the server, which each new connection sets by SET. Connection
                 poolers would refuse them as parameters of the connection.
             options: the other arguments of Database, and parameters of libpq.

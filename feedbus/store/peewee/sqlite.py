@@ -105,7 +105,8 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         """Commit, and let the next waiting transaction write; peewee calls it.
 
         Raises:
-            UsageError: the store's own transaction is running, which only the store may end.
+            UsageError: the store's own transaction is running, which only the store may end; or a
+                statement has ended the transaction, so its effects are not committed.
         """
         super().commit()
         self._write_lock().release()

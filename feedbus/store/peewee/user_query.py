@@ -27,9 +27,9 @@ QueryResult = tuple[Sequence[str], Iterator[Sequence[Any]]]
 
 @contextmanager
 def reading(url: StoreUrl | str, query: str) -> Iterator[QueryResult]:
-    """Yield the names of the columns of a query, and an iterator of its rows.
+    """Run a query for a `with` block; yield the names of its columns, and an iterator of its rows.
 
-    `feedbus balance --query` uses it. On PostgreSQL, the query may run for at most 600 s.
+    `feedbus balance --query` uses the function. On PostgreSQL, the query may run for at most 600 s.
 
     Args:
         url: the URL of the store.
