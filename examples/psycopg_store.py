@@ -36,7 +36,9 @@ class PsycopgStore(SqlStore):
         connection = getattr(self._local, "connection", None)
         try:
             if connection is None or connection.closed:
-                connection = self._local.connection = psycopg.connect(self._url, connect_timeout=5)
+                # With autocommit, only transaction() below begins a transaction.
+                connection = psycopg.connect(self._url, connect_timeout=5, autocommit=True)
+                self._local.connection = connection
                 self._opened.append(connection)
             self._local.begun = True
             with connection.transaction():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from feedbus.operations.access_control import Guard
 from feedbus.operations.http_server import Address, Server, bind
@@ -36,7 +36,11 @@ class Served:
 @contextmanager
 def served(system: System, guard: Guard | None = None) -> Iterator[Served]:
     store = open_store(system.topology)
-    with QueueDepths(system.topology) as depths, bind(Address("127.0.0.1", 0)) as listener:
+    with (
+        closing(store),
+        QueueDepths(system.topology) as depths,
+        bind(Address("127.0.0.1", 0)) as listener,
+    ):
         app = application(system.topology, store, depths, guard or Guard())
         server = Server(app, listener, threads=2)
         thread = threading.Thread(target=server.run)

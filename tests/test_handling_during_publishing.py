@@ -18,7 +18,7 @@ from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
 from feedbus.dispatch import handler_calls, publications
 from feedbus.errors import BrokerOutage, StoreOutage
-from feedbus.store.peewee import PeeweeStore, bind, close_bound
+from feedbus.store.peewee import PeeweeStore, bind, bound, close_bound
 from feedbus.topology import Batch, RetryPolicy
 from tests.projects import wait_until
 from tests.small_topologies import queue, sharded
@@ -115,6 +115,20 @@ def test_a_queue_without_order_by_handles_one_message_after_the_other(
     publisher = Publisher(make, order_by=False)
     publisher.publish(("ann", 100), ("ben", 1))
     publisher.run()
+    assert publisher.calls == ["100 begins", "100 ends", "1 begins", "1 ends"]
+
+
+def test_no_message_is_handled_in_a_transaction_that_the_handler_has_begun(
+    make: Callable[..., System],
+) -> None:
+    publisher = Publisher(make)
+    publisher.publish(("ann", 100), ("ben", 1))
+
+    def handle(records: Records, bus: Bus) -> None:
+        with bound().transaction():
+            publisher.handle(records, bus)
+
+    publisher.run(handle)
     assert publisher.calls == ["100 begins", "100 ends", "1 begins", "1 ends"]
 
 

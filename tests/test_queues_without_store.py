@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -66,7 +67,8 @@ def test_an_async_or_sync_handler_without_transaction_stands_beside_one_with_it(
 def test_it_waits_for_no_outage_of_the_store(tmp_path):
     options = StoreOptions(url=parse_store_url(f"sqlite:///{tmp_path}/store.db"))
     topology = replace(beside_a_store("mail"), store=options)
-    with InlineSystem(Project(topology), open_store(topology)) as system:
+    store = open_store(topology)
+    with closing(store), InlineSystem(Project(topology), store) as system:
         system.bus.publish("work", {"n": 1}, key="mail")
         assert system.handle_ready() == 2
         system.bus.publish("work", {"n": 2}, key="book")

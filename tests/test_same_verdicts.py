@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -142,7 +143,7 @@ def outcome_of_runners(topology, module, scripts):
             bus.publish("work", payload(number, script, valid), key=key, message_id=identity)
     for consumer in topology.consumers.values():
         handler_file = topology.var / "run" / f"{consumer.name}.handler"
-        with CrashGuard(handler_file) as crash_guard:
+        with CrashGuard(handler_file) as crash_guard, closing(open_store(topology)) as store:
             Runner(
                 topology,
                 consumer,
@@ -150,7 +151,7 @@ def outcome_of_runners(topology, module, scripts):
                 limits=Limits(idle_timeout_seconds=0.3),
                 metrics=Metrics.none(),
                 crash_guard=crash_guard,
-                store=open_store(topology),
+                store=store,
             ).run()
     with letters.open_channel(topology) as channel:
         found = [

@@ -19,6 +19,7 @@ from feedbus.handling.parameters import Given
 from feedbus.handling.resources import Resources
 from feedbus.store import Store
 from feedbus.store.outages import is_connection_loss
+from feedbus.store.sqlalchemy import SqlAlchemyStore
 from tests.projects import PATIENCE_SECONDS
 from tests.stores import (
     CLOSERS,
@@ -272,6 +273,35 @@ def test_a_transaction_that_a_statement_has_ended_on_sqlite_leaves_nothing(made)
     assert made.effects() == [3]
 
 
+@pytest.mark.parametrize("continues", [False, True])
+@pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK"])
+def test_a_statement_that_ends_the_transaction_is_an_error(made, statement, continues):
+    if continues and isinstance(made.store, SqlAlchemyStore) and made.store.dialect == "sqlite":
+        return  # Python's sqlite3 begins a new transaction before the next statement that writes
+
+    def end() -> None:
+        with made.store.transaction() as session:
+            made.effect(session, 1)
+            made.execute(session, statement)
+            if continues:
+                made.effect(session, 2)
+
+    with pytest.raises(UsageError, match="has ended this transaction"):
+        end()
+    assert (1 in made.effects()) == (statement == "COMMIT")
+    with made.store.transaction() as session:
+        made.effect(session, 3)
+    assert 3 in made.effects()
+
+
+def test_a_transaction_without_a_statement_is_no_error(made):
+    with made.store.transaction():
+        pass
+    with made.store.transaction() as session:
+        if isinstance(made.store, SqlAlchemyStore):
+            session.connection()
+
+
 @pytest.mark.parametrize("first", ["no SQL", "INSERT INTO effects VALUES (1), (1)"])
 def test_after_a_first_statement_that_fails_the_others_are_not_committed_alone(made, first):
     def fail() -> None:
@@ -381,5 +411,5 @@ def test_a_handler_is_given_the_session_by_its_annotation(made):
 
 def test_the_example_of_a_store_of_ones_own_is_short_and_shown_whole():
     text = Path(sys.modules[PsycopgStore.__module__].__file__).read_text()
-    assert len(text.splitlines()) <= 66
+    assert len(text.splitlines()) <= 68
     assert f"```python\n{text}```" in (ROOT / "docs/how-to/database.md").read_text()

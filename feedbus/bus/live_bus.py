@@ -253,10 +253,11 @@ class LiveBus(Bus):
         Yields the store's session: SQLAlchemy's Session, or peewee's database.
 
         Raises:
-            UsageError: the topology has no [store], or this thread has begun a transaction of the
-                store without this method. The bus does not know when that transaction commits. Or
-                the block has caught the error of a statement that PostgreSQL answers with a
-                rollback of the whole transaction.
+            UsageError: the topology has no [store], or this thread is in a transaction of a store
+                that was begun without this bus, for example of a handler or of another bus. The bus
+                does not know when that transaction commits. Or, with peewee, the project's models
+                use another database, which is open. Or the block has caught the error of a
+                statement that PostgreSQL answers with a rollback of the whole transaction.
             StoreOutage: the store became unavailable. If the connection was lost during the commit,
                 it is unknown whether the store has committed, so the block must be idempotent. In
                 all other cases, nothing was committed.

@@ -14,10 +14,11 @@ from feedbus.clock import Clock
 from feedbus.errors import StoreOutage, UsageError
 from feedbus.store import NoStore, Store, open_store
 from feedbus.store.no_store import refuse
+from feedbus.store.thread_state import thread_state
 from feedbus.topology import Topology
 
 INSIDE_TRANSACTION = (
-    "bus.transaction() inside a transaction of the store that was begun without this bus: the bus"
+    "bus.transaction() inside a transaction of a store that was begun without this bus: the bus"
     " does not know when that transaction commits; replace the outer transaction by a block of the"
     " same bus.transaction(), or, in a handler, publish with the handler's parameter of type Bus"
 )
@@ -62,6 +63,8 @@ class TransactionBlocks:
 
         LiveBus.transaction() describes what is yielded and raised.
         """
+        if self.current.transaction is None and thread_state.in_transaction:
+            raise UsageError(INSIDE_TRANSACTION)
         committed_messages = self._open()
         store = committed_messages.store
         if self.current.transaction is not None:
@@ -74,7 +77,11 @@ class TransactionBlocks:
         try:
             try:
                 with store.transaction() as session:
-                    yield session
+                    thread_state.in_transaction = True
+                    try:
+                        yield session
+                    finally:
+                        thread_state.in_transaction = False
                     committed_messages.register(current)
             except StoreOutage:
                 # The store may have committed although the bus got no answer. Then the messages are
@@ -94,7 +101,11 @@ class TransactionBlocks:
                 store = open_store(self._topology)
                 if isinstance(store, NoStore):
                     refuse()
-                store.set_up()
+                try:
+                    store.set_up()
+                except BaseException:
+                    store.close()
+                    raise
                 self._store = store
             if self.committed_messages is None:
                 self.committed_messages = CommittedMessages(

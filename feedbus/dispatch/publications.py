@@ -27,6 +27,7 @@ from feedbus.store import Store
 from feedbus.store.leftover_rows import PAGE_ROWS, LeftoverRows
 from feedbus.store.outbox_publishing import log_messages_left, split_into_waves
 from feedbus.store.protocol import OutboxRow
+from feedbus.store.thread_state import thread_state
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
 from feedbus.wire.message_options import Envelope
@@ -85,7 +86,11 @@ class Publications(Spool):
         """
         try:
             with self._store.transaction() if in_transaction else nullcontext() as session:
-                yield session
+                thread_state.in_transaction = self._store.in_transaction
+                try:
+                    yield session
+                finally:
+                    thread_state.in_transaction = False
         except BaseException as error:
             # After an outage of the store, the rows can be in the outbox: the connection may have
             # been lost during the commit. After any other error, they are not in the outbox.
@@ -124,7 +129,10 @@ class Publications(Spool):
                 raise_refused(self._sender.send(self))
                 self.clear()
                 self._unsent_records = 0
-                self._after_slice()
+                # The calls of a pause must not join a transaction that this handler has begun, in
+                # which their effects could be rolled back.
+                if not (thread_state.in_transaction or self._store.in_transaction):
+                    self._after_slice()
 
     def send(self) -> None:
         """Send all messages, after the commit; return when the broker has confirmed them.

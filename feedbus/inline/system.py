@@ -351,10 +351,5 @@ class InlineBus(LiveBus):
         self._system_sender = sender
         super().__init__(topology, store=None if isinstance(store, NoStore) else store)
 
-    @property
-    def in_transaction(self) -> bool:
-        """Whether this thread is within a `with` block of the bus's method transaction()."""
-        return self._current_transaction.transaction is not None
-
     def _new_sender(self) -> Sender:
         return self._system_sender

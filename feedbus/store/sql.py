@@ -22,7 +22,9 @@ from feedbus.store.outbox_table import SqlOutbox
 from feedbus.store.process_locks import advisory_lock, file_lock
 from feedbus.store.tables import Cursor, Dialect
 
-ABORTED = 3  # libpq's status of a transaction in which a statement has failed, PQTRANS_INERROR
+# libpq's status of a connection: in no transaction (PQTRANS_IDLE), in one (PQTRANS_INTRANS), and in
+# one in which a statement has failed (PQTRANS_INERROR).
+IDLE, IN_TRANSACTION, ABORTED = 0, 2, 3
 SET_UP_SECONDS = 60.0  # the time limit of the wait while another process sets up the tables
 
 
@@ -43,12 +45,12 @@ def cannot_end_transaction(call: str, savepoint: str) -> str:
 
 
 def refuse_failed_transaction(status: int, savepoint: str) -> None:
-    """Raise UsageError if PostgreSQL has aborted a transaction that is to be committed.
+    """Raise UsageError if PostgreSQL has aborted or ended a transaction that is to be committed.
 
     PostgreSQL aborts a transaction when one of its statements fails. It answers the COMMIT of such
     a transaction without an error, but rolls back. If a handler has caught the error of the
     statement, the handler returns as if it had succeeded. So a store calls this function before it
-    commits.
+    commits a transaction that has begun in the database.
 
     Args:
         status: the status of the transaction, as libpq numbers it: `info.transaction_status` of a
@@ -57,8 +59,11 @@ def refuse_failed_transaction(status: int, savepoint: str) -> None:
             error recommends it.
 
     Raises:
-        UsageError: a statement has failed, and none of its effects can be committed.
+        UsageError: a statement has failed, and none of its effects can be committed. Or a statement
+            has ended the transaction, such as COMMIT.
     """
+    if status == IDLE:
+        raise ended_transaction(savepoint)
     if status == ABORTED:
         raise _aborted_transaction(savepoint)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import weakref
@@ -20,6 +21,8 @@ from feedbus.errors import Outage, StoreOutage, UsageError
 from feedbus.store.outages import is_outage
 from feedbus.store.sql import (
     ABORTED,
+    IDLE,
+    IN_TRANSACTION,
     SqlStore,
     cannot_end_transaction,
     ended_transaction,
@@ -35,6 +38,7 @@ SERVER_SESSION = "feedbus_server_session"
 # This key is in the dictionary while a transaction is over in SQLite, because a statement ended it.
 HAS_ENDED = "feedbus_has_ended"
 SAVEPOINT = "session.begin_nested()"
+BEGUN = 2  # psycopg2's status of a connection on which it has begun a transaction, STATUS_BEGIN
 AUTOCOMMIT = (
     '[store] engine: expected an engine with transactions, got isolation_level="AUTOCOMMIT", with'
     " which each statement is committed alone: remove it, and use another engine where a program"
@@ -142,12 +146,11 @@ class SqlAlchemyStore(SqlStore):
         file = Path(str(name)).absolute() if in_file else None
         super().__init__(project, engine.url.render_as_string(), dialect, file)
         self.engine = engine
-        if engine not in _watched:
-            _watched.add(engine)
+        if engine not in _sessions:
             watch = _notice_ended_transactions if dialect == "sqlite" else _end_stale_sessions
             watch(engine)
         self._waiting = waiting
-        self._local = threading.local()
+        self._local = _sessions.setdefault(engine, threading.local())
 
     @property
     def in_transaction(self) -> bool:
@@ -310,6 +313,10 @@ def _check_open(connection: Connection) -> None:
 def _status(connection: Any) -> int:
     """Return the status of the transaction of a driver's connection, as libpq numbers it.
 
+    The result is IDLE only if a statement has ended the transaction. psycopg2 does not begin a
+    transaction twice, so this is known. Other drivers begin a new transaction with the next
+    statement, so this cannot be known; with them, the result is IN_TRANSACTION instead.
+
     Args:
         connection: a connection of psycopg2, of psycopg, or of pg8000. pg8000 has no such number,
             only the letter that the server has sent.
@@ -317,11 +324,24 @@ def _status(connection: Any) -> int:
     """
     letter = getattr(connection, "_transaction_status", None)
     if letter is not None:
-        return ABORTED if letter == b"E" else 0
-    return int(connection.info.transaction_status)
+        return ABORTED if letter == b"E" else IN_TRANSACTION
+    status = int(connection.info.transaction_status)
+    has_begun = getattr(connection, "status", None) == BEGUN
+    return IN_TRANSACTION if status == IDLE and not has_begun else status
 
 
-_watched: weakref.WeakSet[Engine] = weakref.WeakSet()  # engines with the listeners below
+# Each engine that a store uses, with the session of the thread's transaction. The stores of one
+# engine share it, so that a transaction of one of them is a transaction of all. These engines have
+# the listeners below.
+_sessions: weakref.WeakKeyDictionary[Engine, threading.local] = weakref.WeakKeyDictionary()
+
+
+def _leave_transactions() -> None:
+    for local in _sessions.values():
+        local.session = None  # a forked process is in no transaction of its parent
+
+
+os.register_at_fork(after_in_child=_leave_transactions)
 
 
 def _notice_ended_transactions(engine: Engine) -> None:

@@ -21,7 +21,8 @@ def open_store(
 ) -> Store:
     """Return the store of a topology; it connects at the first use.
 
-    With peewee, the project's models use this store from now on, instead of an earlier store.
+    With peewee, the project's models use this store. A process has one peewee database for its
+    models: several stores with the same URL share it, and close() of the last one closes it.
 
     Args:
         topology: the topology of the system.
@@ -31,10 +32,15 @@ def open_store(
             the wait does not count for the time limit of a handler.
 
     Raises:
-        UsageError: the store cannot be opened as the topology declares it.
+        UsageError: the store cannot be opened as the topology declares it. Or, with peewee, another
+            database is open for the models.
     """
     store = _make(topology, application_name, waiting)
-    _bind(topology, store)
+    if topology.store is not None and topology.store.adapter == PEEWEE:
+        from feedbus.store.peewee import PeeweeStore, open_or_share
+
+        assert isinstance(store, PeeweeStore)  # noqa: S101 -- for the type checker
+        open_or_share(store)
     return store
 
 
@@ -52,11 +58,15 @@ def open_prepared(topology: Topology) -> Store:
 
     """
     store = open_store(topology)
-    if topology.store is not None and topology.store.prepare is not None:
-        _call(topology.store.prepare, topology, store)
-        _bind(topology, store)  # the function may have opened another store
-    with notices.during(f"waiting for store {topology.store} to prepare feedbus's tables"):
-        store.set_up()
+    try:
+        if topology.store is not None and topology.store.prepare is not None:
+            _call(topology.store.prepare, topology, store)
+            _bind(topology, store)  # the function may have opened another store
+        with notices.during(f"waiting for store {topology.store} to prepare feedbus's tables"):
+            store.set_up()
+    except BaseException:
+        store.close()
+        raise
     return store
 
 

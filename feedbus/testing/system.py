@@ -22,6 +22,7 @@ from feedbus.records.publish_arguments import NO_KEY, check_record
 from feedbus.schedules.firing import fire
 from feedbus.store import Store, check_is_store, open_prepared, open_store
 from feedbus.store.outbox_publishing import publish_pending
+from feedbus.store.thread_state import thread_state
 from feedbus.testing.observations import Handled, Published, RecordingSender, watched
 from feedbus.topology import Consumer, Topology
 from feedbus.wire.message_options import PublishOptions
@@ -259,7 +260,7 @@ class TestSystem:
             UsageError: this thread is within bus.transaction().
 
         """
-        if self._system.bus.in_transaction:
+        if thread_state.in_transaction:
             msg = "a system cannot run within bus.transaction(): end the transaction first"
             raise UsageError(msg)
         done = 0

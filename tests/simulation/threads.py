@@ -15,6 +15,7 @@ from typing import Any
 import greenlet
 
 from feedbus.bus import shared_sender, transaction_blocks
+from feedbus.dispatch import publications
 from feedbus.store import key_locks
 from tests.simulation.replacing import replaced
 from tests.simulation.scheduler import SECONDS, Process, Scheduler
@@ -71,9 +72,29 @@ class OfThread:
         self._by_thread[self._scheduler.current] = transaction
 
 
+class SimulatedThreadState:
+    """Whether each simulated thread is in a transaction."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        """Have no thread in a transaction."""
+        self._scheduler = scheduler
+        self._in_transaction: set[Process | None] = set()
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the simulated thread that runs now is in a transaction."""
+        return self._scheduler.current in self._in_transaction
+
+    @in_transaction.setter
+    def in_transaction(self, value: bool) -> None:
+        change = self._in_transaction.add if value else self._in_transaction.discard
+        change(self._scheduler.current)
+
+
 @contextmanager
 def simulated_locks(scheduler: Scheduler) -> Iterator[None]:
     """Let the threads of a process share a bus under a scheduler."""
+    thread_state = SimulatedThreadState(scheduler)
     locks = SimpleNamespace(
         Lock=lambda: SimulatedLock(scheduler), Condition=lambda: SimulatedCondition(scheduler)
     )
@@ -81,6 +102,8 @@ def simulated_locks(scheduler: Scheduler) -> Iterator[None]:
         replaced(key_locks, "threading", locks),
         replaced(shared_sender, "threading", locks),
         replaced(transaction_blocks, "CurrentTransaction", lambda: OfThread(scheduler)),
+        replaced(transaction_blocks, "thread_state", thread_state),
+        replaced(publications, "thread_state", thread_state),
     ):
         yield
 

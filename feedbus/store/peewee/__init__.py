@@ -7,6 +7,7 @@ from feedbus.store.peewee.store import (
     close_bound,
     database,
     on_postgres,
+    open_or_share,
     transaction,
 )
 from feedbus.store.peewee.user_query import reading
@@ -18,6 +19,7 @@ __all__ = [
     "close_bound",
     "database",
     "on_postgres",
+    "open_or_share",
     "reading",
     "transaction",
 ]

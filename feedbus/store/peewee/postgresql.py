@@ -10,7 +10,7 @@ import peewee
 
 from feedbus.process.fork_safety import close_in_forks
 from feedbus.store.peewee.lazy_transactions import SAVEPOINT, Database
-from feedbus.store.sql import ended_transaction, refuse_failed_transaction
+from feedbus.store.sql import IDLE, refuse_failed_transaction
 from feedbus.store.stale_server_sessions import StaleServerSessions, session_of
 from feedbus.urls import StoreUrl
 
@@ -25,7 +25,6 @@ POSTGRES_SETTINGS = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "30s",
 }
-IDLE = 0  # libpq's status of a connection without a transaction, PQTRANS_IDLE
 SETTING_GIVEN = re.compile(r"(?:-c\s*|--)(\w+)\s*=")  # a setting in libpq's options
 
 
@@ -102,12 +101,8 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
 
     def _check_open(self) -> None:
         opened = self._state.conn  # type: ignore[attr-defined]  # internal, not in the stubs
-        if opened is None:
-            return
-        status = opened.info.transaction_status
-        if status == IDLE:
-            raise ended_transaction(SAVEPOINT)
-        refuse_failed_transaction(status, SAVEPOINT)
+        if opened is not None:
+            refuse_failed_transaction(opened.info.transaction_status, SAVEPOINT)
 
     def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
         sql = f"BEGIN; {sql}"

@@ -51,7 +51,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
             options: peewee's options.
 
         """
-        self._while_waiting = waiting
+        self.while_waiting = waiting
         super().__init__(database, **options)
 
     @staticmethod
@@ -87,7 +87,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
 
     def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
         write_lock = self._write_lock()
-        with self._while_waiting():
+        with self.while_waiting():
             if self.lost():
                 self._connect_within()
             # This lock lets only one connection write. If the lock file cannot be used, the

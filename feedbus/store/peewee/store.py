@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
@@ -14,14 +16,15 @@ import peewee
 from feedbus.clock import Waiting
 from feedbus.errors import Outage, StoreOutage, UsageError
 from feedbus.store.outages import is_outage
-from feedbus.store.peewee.databases import make_database
+from feedbus.store.peewee.databases import make_database, parsed
 from feedbus.store.peewee.lazy_transactions import Database
 from feedbus.store.peewee.postgresql import PostgresDatabase
+from feedbus.store.peewee.sqlite import SqliteDatabase
 from feedbus.store.sql import SqlStore
 from feedbus.store.tables import Cursor, Dialect
 from feedbus.urls import StoreUrl
 
-# The database that a project's models use: the database of the store that was passed to bind().
+# The database that a project's models use: the database of the open stores, see open_or_share().
 database = peewee.DatabaseProxy()
 NAMED = re.compile(r"(?<!:):(\w+)")  # a parameter in the SQL of feedbus, such as :project
 
@@ -37,6 +40,7 @@ class PeeweeStore(SqlStore):
             the wait does not count for the time limit of a handler.
 
     Attributes:
+        url: the URL.
         database: the peewee database.
         on_postgres: whether it is on PostgreSQL; otherwise it is on SQLite.
 
@@ -68,7 +72,9 @@ class PeeweeStore(SqlStore):
             UsageError: the URL is not the URL of a store.
 
         """
-        self.database: Database = make_database(url, application_name, waiting=waiting)
+        self.url = parsed(url)
+        self.database: Database = make_database(self.url, application_name, waiting=waiting)
+        self._waiting = waiting
         self.on_postgres = isinstance(self.database, PostgresDatabase)
         dialect: Dialect = "postgresql" if self.on_postgres else "sqlite"
         file = None if self.on_postgres else Path(self.database.database)
@@ -134,50 +140,138 @@ class PeeweeStore(SqlStore):
             raise
 
     def close(self) -> None:
-        """Close every thread's connection; models that use this store have no store afterwards."""
-        if _binding.store is self:
-            _binding.store = None
+        """Close every thread's connection, unless another open store shares the database.
+
+        Models that use the database have no database after their last store was closed.
+        """
+        with _models.lock:
+            if self in _models.stores:
+                _models.stores.remove(self)
+                if not _models.stores:
+                    database.initialize(None)
+            if not _models.use(self.database):
+                self.database.close_all()
+
+    def has_database_of(self, other: PeeweeStore) -> bool:
+        """Whether this store has the same URL as another one, and so the same database."""
+        mine, theirs = self.url, other.url
+        return (mine.file or mine.written) == (theirs.file or theirs.written)
+
+    def share_database(self, other: PeeweeStore) -> None:
+        """Use the database of another store with the same URL, instead of an own one.
+
+        A transaction of one of the two stores is then a transaction of the other one, too.
+        """
+        self.database = other.database
+        if isinstance(self.database, SqliteDatabase) and self._waiting is not nullcontext:
+            self.database.while_waiting = self._waiting
+
+
+class _Models:
+    """The database of the project's models; a process has only one at a time.
+
+    Attributes:
+        stores: the open stores that share the database, the latest last.
+        are_inherited: whether this process has only inherited the stores, by a fork. Then no store
+            may share the database, because its connections belong to the parent.
+        lock: held while the other attributes change.
+    """
+
+    def __init__(self) -> None:
+        self.stores: list[PeeweeStore] = []
+        self.after_fork(inherited=False)
+
+    def after_fork(self, *, inherited: bool = True) -> None:
+        """Prepare the object for a forked process."""
+        self.are_inherited = inherited
+        self.lock = threading.Lock()
+
+    def use(self, other: Database) -> bool:
+        """Whether the models use a database."""
+        return bool(self.stores) and self.stores[-1].database is other
+
+    def add(self, store: PeeweeStore) -> None:
+        """Add an open store, which shares the database of the other ones, if it has the same URL.
+
+        If the other stores have another URL, their database is closed.
+        """
+        if self.stores and not self.are_inherited and store.has_database_of(self.stores[-1]):
+            store.share_database(self.stores[-1])
+        else:
+            self.clear()
+            self.are_inherited = False
+            database.initialize(store.database)
+        if store not in self.stores:
+            self.stores.append(store)
+
+    def clear(self) -> None:
+        """Close the database, also if stores are open."""
+        if self.stores:
+            closed = self.stores[-1].database
+            self.stores.clear()
             database.initialize(None)
-        self.database.close_all()
+            closed.close_all()
 
 
-class _Binding:
-    """The store that the models of the project use; a process has only one such store at a time."""
-
-    store: PeeweeStore | None = None
-
-
-_binding = _Binding()
+_models = _Models()
+os.register_at_fork(after_in_child=_models.after_fork)
 
 
 def bind(store: PeeweeStore) -> PeeweeStore:
-    """Make the project's peewee models use a store, and close the store that they used before.
+    """Make the project's peewee models use a store, and close the stores that they used before.
+
+    An open store with the same URL stays open: both stores share one database.
 
     Returns:
-        The store that the models use now, which is the argument.
+        The argument.
     """
-    close_bound()
-    _binding.store = store
-    database.initialize(store.database)
+    with _models.lock:
+        _models.add(store)
     return store
 
 
+def open_or_share(store: PeeweeStore) -> None:
+    """Make the project's peewee models use a store, but never take an open store from them.
+
+    An open store with the same URL and this store share one database. So all buses of a process
+    have the same transactions as the models.
+
+    Raises:
+        UsageError: the models use a store with another URL, which is open.
+    """
+    with _models.lock:
+        used = _models.stores[-1] if _models.stores and not _models.are_inherited else None
+        if used is not None and not store.has_database_of(used):
+            msg = (
+                f"cannot open store {store.url}: in this process, the models of"
+                f" feedbus.store.peewee.database use store {used.url}, which is open; first close"
+                " the bus, the TestSystem or the store that opened it; a second project, whose"
+                " models use another database, needs"
+                " feedbus.connect(…, store=PeeweeStore(url, project))"
+            )
+            raise UsageError(msg)
+        _models.add(store)
+
+
 def bound() -> PeeweeStore:
-    """Return the store that the project's peewee models use.
+    """Return the latest open store whose database the project's peewee models use.
 
     Raises:
         UsageError: no store is open.
     """
-    if _binding.store is None:
+    if not _models.stores:
         msg = "no store is open: open the topology's with feedbus.store.open_store(topology)"
         raise UsageError(msg)
-    return _binding.store
+    return _models.stores[-1]
 
 
 def close_bound() -> None:
-    """Close the store that the project's peewee models use; without an open store, do nothing."""
-    if _binding.store is not None:
-        _binding.store.close()
+    """Close the database that the project's peewee models use; without an open store, do nothing.
+
+    It is closed for all stores that share it.
+    """
+    with _models.lock:
+        _models.clear()
 
 
 def transaction() -> AbstractContextManager[Database]:

@@ -13,7 +13,7 @@ import peewee
 from feedbus.errors import StoreOutage, UsageError
 from feedbus.printable import one_line
 from feedbus.store.outages import describe, is_outage
-from feedbus.store.peewee.databases import make_database
+from feedbus.store.peewee.databases import make_database, parsed
 from feedbus.store.peewee.lazy_transactions import Database
 from feedbus.store.peewee.postgresql import PostgresDatabase
 from feedbus.urls import StoreUrl
@@ -40,7 +40,7 @@ def reading(url: StoreUrl | str, query: str) -> Iterator[QueryResult]:
         StoreOutage: the store is unavailable, or the SQLite file or a table of the query does not
             exist.
     """
-    database = make_database(url, "feedbus balance")
+    database = make_database(parsed(url), "feedbus balance")
     try:
         with closing(_cursor(database, query)) as cursor:
             first = cursor.fetchmany(ROWS_AT_ONCE)
