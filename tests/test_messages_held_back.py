@@ -50,6 +50,28 @@ def test_a_refused_message_holds_back_the_later_messages_of_its_key(make, monkey
     assert reasons == [("m-1", NACKED), ("m-3", HELD_BACK), ("m-4", HELD_BACK)]
 
 
+def test_refused_messages_are_published_again_in_their_order(make, monkeypatch):
+    system = make(queue(max_length=3, overflow="reject-publish", routing_keys=("a",)))
+    work = Names(system.topology).queue(system.topology.consumer("work"))
+    sending = Sender(system.topology)
+    publish, attempts = Publisher._publish, list[list[str]]()
+
+    def make_room(self: Publisher, window: Sequence[Outgoing]) -> list[Refusal]:
+        attempts.append([each.message_id for each in window])
+        refusals = publish(self, window)
+        with broker.connect(system.topology) as connection:
+            connection.channel().queue_purge(work)
+        return refusals[::-1]  # as if the negative confirms had arrived in this order
+
+    try:
+        assert sending.send(messages(sending, "aaa")) == []
+        monkeypatch.setattr(Publisher, "_publish", make_room)
+        assert sending.send(messages(sending, "aaa")) == []
+    finally:
+        sending.close()
+    assert attempts == [["m-0", "m-1", "m-2"]] * 2
+
+
 def messages(sending: Sender, keys: str) -> list[Outgoing]:
     """Return one message for each of these keys, with the ids m-0, m-1 and so on."""
     encode: Any = sending.encoder.encode

@@ -130,7 +130,10 @@ class Publisher:
         refusals: list[Refusal] = []
         while True:
             new_refusals = self._publish(messages)
-            messages = [each.message for each in new_refusals if each.reason == NACKED]
+            nacked = {id(each.message) for each in new_refusals if each.reason == NACKED}
+            # The messages are published again in their original order. Negative confirms can arrive
+            # in another order.
+            messages = [each for each in messages if id(each) in nacked]
             if not messages:
                 return refusals + new_refusals
             # After a publish to a queue without a leader, RabbitMQ 3.10 nacks every later message

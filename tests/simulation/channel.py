@@ -11,7 +11,7 @@ from amqp.exceptions import PreconditionFailed
 from feedbus.broker_names import Role, has_role
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.confirms import Confirm, Outcome, PublishedMessage, Returned
-from tests.simulation.network import Network
+from tests.simulation.network import APPLY, Answer, Network
 from tests.simulation.scheduler import SECONDS
 
 CUT_SHARE = 0.1  # of acknowledgements that are sent together: the connection is cut after them
@@ -43,11 +43,24 @@ class SimulatedChannel(Channel):
         """Send the buffered data in parts."""
         self.send_acknowledgements()
         self._link.check_open()  # a refused acknowledgement has cut it
-        link, network, first = self._link, self._link.network, True
-        sending = link.sending
+        sending = self._link.sending
         if sending.is_refused and self._outgoing:
             sending.is_refused = False
             self._refuse_outgoing()
+        answers: list[Answer] = []
+        try:
+            self._send_in_portions(answers)
+        finally:
+            process = self._link.process
+            # An apply sends a message to a full queue only after the earlier ones.
+            is_apply = process is not None and process.name == APPLY
+            if not is_apply and not all(each.is_accepted for each in answers[:-1]):
+                self._network.divided_sendings.append(answers)
+
+    def _send_in_portions(self, answers: list[Answer]) -> None:
+        """Send the buffered messages, and add the answers of the broker to a list."""
+        link, network, first = self._link, self._link.network, True
+        sending = link.sending
         while self._outgoing:
             size = self._size_of_portion(first=first)
             if (sending.is_cut and not (first and size)) or network.cuts(link):
@@ -57,17 +70,18 @@ class SimulatedChannel(Channel):
             later = self._outgoing[size:]
             del self._outgoing[size:]
             sent = list(self._outgoing)
-            before = [each for each in sent if each.tag < self._published]
             try:
                 super().flush()
             except Exception:
-                network.overtakable += [each.message for each in before]
+                answers += [Answer(each.message, is_accepted=None) for each in sent]
                 raise
+            answers += [
+                Answer(each.message, is_accepted=not self._is_refused(each)) for each in sent
+            ]
             for each in sent:
                 queue = each.content.routing_key
                 network.note_request(each.message, partial(link.has_release, queue))
             self._note_accepted(sent)
-            network.overtakable += [each.message for each in before if self._is_refused(each)]
             self._outgoing[:0] = later
             divided = self._are_divided(sent, later)
             awaited = sending.is_slow or (divided and network.awaits_slow_sender)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from feedbus.wire.constants import BLOCKED, FENCE, RELEASE
 from tests.simulation import history
 from tests.simulation.clock import START
@@ -51,27 +53,47 @@ def queue_errors(system: System, letters: list[DeadLetter]) -> list[str]:
         dead |= {one for letter in letters if letter.queue == queue for one in letter.records}
         dead |= done.dropped[queue]
         accepted = [each for each in accepted if each not in dead]
-        unbound = (
-            free[queue] | dead | done.late | (overtakable(system) if queue == "shard" else set())
-        )
+        unbound = free[queue] | dead | done.late
+        overtakers = latest_overtakers(system) if queue == "shard" else {}
         faults += history.missing(queue, accepted, effects)
         faults += history.invented(queue, tried, effects)
-        faults += history.disordered(queue, effects, unbound)
+        faults += history.disordered(queue, effects, unbound, overtakers)
         if scenario.is_once(queue) or (queue == "shard" and exact(scenario)):
             faults += history.repeated(queue, effects, ids)
     return faults
 
 
-def overtakable(system: System) -> set[Record]:
-    """Return the records that a full queue has refused together with others."""
+def latest_overtakers(system: System) -> dict[Record, int]:
+    """Return which records can overtake a record that a full queue has refused.
+
+    These are later records of its key that were sent together with it, and that were not refused.
+
+    Returns:
+        The number of the last one of them, by the refused record.
+
+    """
+    found: dict[Record, int] = {}
     if not system.scenario.full:
-        return set()
-    return {
-        one
-        for message in system.network.overtakable
-        if WITHOUT_RECORD.isdisjoint(message.properties.get("application_headers") or {})
-        for one in records_of(as_bytes(message.body), message.properties["content_type"])
-    }
+        return found
+    for answers in system.network.divided_sendings:
+        last: dict[str, int] = {}  # by key
+        for answer in reversed(answers):
+            records = records_in(answer.message)
+            if not answer.is_accepted:
+                for each in records:
+                    found[each] = max(found.get(each, 0), last.get(each.key, 0))
+            if answer.is_accepted is not False:
+                for each in records:
+                    last[each.key] = max(last.get(each.key, 0), each.n)
+    return found
+
+
+def records_in(message: Any) -> list[Record]:
+    """Return the records of an amqp Message."""
+    properties = message.properties
+    if not WITHOUT_RECORD.isdisjoint(properties.get("application_headers") or {}):
+        return []
+    return records_of(as_bytes(message.body), properties["content_type"])
 
 
 def as_bytes(body: bytes | str) -> bytes:

@@ -22,6 +22,7 @@ class Record:
         return f"{self.key}{self.n}"
 
 
+NOTHING: Mapping[Record, int] = MappingProxyType({})
 ONE_ID: Mapping[Record, Collection[str]] = MappingProxyType({})  # each record has one
 
 
@@ -148,20 +149,26 @@ def repeated(
     ]
 
 
-def disordered(queue: str, effects: Sequence[Record], free: Iterable[Record] = ()) -> list[str]:
+def disordered(
+    queue: str,
+    effects: Sequence[Record],
+    free: Iterable[Record] = (),
+    overtakers: Mapping[Record, int] = NOTHING,
+) -> list[str]:
     """Return a fault for each record whose first effect came after that of a later one of its key.
 
     Args:
         queue: the queue.
         effects: in their order.
         free: records that may come later, since their queue does not keep the order of retries.
+        overtakers: by record, the number of the last record of its key that may come before it.
 
     """
     faults, latest, unbound = [], dict[str, int](), set(free)
     for record in dict.fromkeys(effects):
         if record in unbound:
             continue
-        if record.n < latest.get(record.key, 0):
+        if record.n < latest.get(record.key, 0) > overtakers.get(record, 0):
             faults.append(f"{queue}: {record} came after {record.key}{latest[record.key]}")
         latest[record.key] = max(record.n, latest.get(record.key, 0))
     return faults

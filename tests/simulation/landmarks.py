@@ -121,6 +121,12 @@ def _ends_queue(self: Any) -> bool:
     return not self._queue.endswith(WAITING)
 
 
+def _leaving(system: System) -> set[Process | None]:
+    """Return the processes of the consumers that the last topology has no more."""
+    kept = system.topologies[-1].consumers
+    return {each for each in system.guards if each.name.partition(".")[0] not in kept}
+
+
 def _changes(scenario: Scenario) -> bool:
     return len(scenario.shards) > 1
 
@@ -447,4 +453,32 @@ ALL = (
         last=0.5,
     ),
     Landmark(Announcer, "_write", 0.1, (Strikes.lose_broker,), lambda scenario: scenario.hosts > 1),
+)
+
+# A separate sequence of random numbers determines which of these landmarks a seed has. So another
+# landmark changes only the seeds that have it.
+ADDED = (
+    # Several messages are held, and their old queues are full.
+    Landmark(
+        switch,
+        "_connect",
+        0.7,
+        (Strikes.await_held,),
+        lambda scenario: _changes(scenario) and scenario.full,
+        before=True,
+    ),
+    # A process whose consumer ends with the switch has received the fence of an old queue, or a
+    # probe from it. Then the connection is cut, and another process of the consumer, which has not
+    # read the new state of the ring, reads the queue.
+    Landmark(
+        Probes,
+        "put_probe",
+        0.7,
+        (Strikes.cut,),
+        lambda scenario: scenario.processes > 1 and scenario.shards[-1] < max(scenario.shards),
+        before=True,
+        when=_ends_queue,
+        within=_leaving,
+        last=0.7,
+    ),
 )

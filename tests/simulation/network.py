@@ -22,7 +22,24 @@ APPLY_CUT_SHARE = 0.15  # of those of an apply, which sends few
 PROMPT_ANSWERS = 0.7  # of the confirms that come back together
 LINGER_SHARE = 0.3  # of the changes of exchanges, queues or bindings
 
+APPLY = "apply"  # the name of the process that changes the number of shards
+
 MessageKey = tuple[str | bytes, str]  # the message id, or the body without one; the routing key
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the broker has done with one of several messages that were sent together.
+
+    Attributes:
+        message: the amqp Message.
+        is_accepted: whether no full queue has refused it; None if this is not known, because the
+            connection was cut.
+
+    """
+
+    message: Any
+    is_accepted: bool | None
 
 
 @dataclass(eq=False)
@@ -61,8 +78,9 @@ class Network:
     """What happens between the processes and the broker.
 
     Attributes:
-        overtakable: messages that a full queue has refused, or may have refused, while later ones
-            of their publisher were on their way.
+        divided_sendings: the answers to messages that were sent together, in their order, if a full
+            queue has refused some of them, or may have refused them, while later ones were on their
+            way.
         slow_senders: how many processes have sent a part of their packs, and send others later.
         awaits_slow_sender: whether the next process that sends several packs becomes such a
             sender.
@@ -95,7 +113,7 @@ class Network:
         self.down = False
         self.links: list[Link] = []
         self.refused_acknowledgements: list[str] = []
-        self.overtakable: list[Any] = []
+        self.divided_sendings: list[list[Answer]] = []
         self.slow_senders = 0
         self.awaits_slow_sender = self.awaits_one_shard = False
         self.slow_queues: dict[str, int] = {}
@@ -116,7 +134,7 @@ class Network:
 
     def cuts(self, link: Link) -> bool:
         """Whether a connection is cut while messages are on their way."""
-        applies = link.process is not None and link.process.name == "apply"
+        applies = link.process is not None and link.process.name == APPLY
         return self.chance(APPLY_CUT_SHARE if applies else CUT_SHARE)
 
     def send_slowly(self, seconds: Sequence[float], *, divided: bool) -> None:

@@ -19,6 +19,7 @@ KILLED_WITHIN_SECONDS = (0.05, 0.3, 1.0)
 LONG_STILL_SECONDS = (7.0, 15.0)
 READ_SECONDS = (1.0, 3.0, 8.0)  # another process reads the waiting queues for so long
 AWAITED_SECONDS = 10.0  # the longest wait for what another process does
+HELD_COUNTS = (2, 4, 8)
 MOVE_SECONDS = 30.0  # the longest wait for a move: its old queue has a backlog
 SLOW_SECONDS = (1.0, 4.0, 12.0, 25.0)  # deliveries of a slow queue are on their way
 LONG_SECONDS = (30.0,)
@@ -189,6 +190,21 @@ class Strikes:
     def await_move(self) -> None:
         """Stand still until another process has moved waiting records since the last switch."""
         self._await_change("records moved", MOVE_SECONDS, count=0)
+
+    def await_held(self) -> None:
+        """Stand still until several messages are held. If some are moved together, do it slowly."""
+        scheduler, count = self.system.scheduler, self._chosen.choice(HELD_COUNTS)
+        self._sending().is_slow = True
+        scheduler.wait(
+            "stands still: held messages?",
+            until=scheduler.now + int(AWAITED_SECONDS * SECONDS),
+            ready=lambda: self._count_held() >= count,
+        )
+
+    def _count_held(self) -> int:
+        sql = "SELECT count(*) FROM ready JOIN queues ON queues.id = queue WHERE name LIKE ?"
+        ((count,),) = self.system.broker.tables.read(sql, (f"%.{Role.HELD.value}",))
+        return int(count)
 
     def await_publishing(self) -> None:
         """Stand still until another thread has published rows of the outbox."""

@@ -13,13 +13,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tests.simulation import channel, connection, network
-from tests.simulation.landmarks import ALL, Landmark, moves_records
+from tests.simulation.landmarks import ADDED, ALL, Landmark, moves_records
 from tests.simulation.replacing import replaced
 from tests.simulation.scheduler import SECONDS
 from tests.simulation.strikes import Strikes
 from tests.simulation.system import System
 
 SEED_SHARE = 0.8
+ADDED_SHARE = 0.3  # of the seeds with faults that can reach an added landmark, for each of them
 LANDMARKS = (1, 4, 99, 99)  # how many of them a seed has at most
 # A seed that can move waiting records often has only landmarks of such moves, and half of these
 # seeds have few late confirms. Otherwise few records are moved while faults happen.
@@ -61,6 +62,14 @@ class Landmarks:
         self.struck = self._chosen.sample(reached, most) if exist else []
         if self.struck and moves_records(system.scenario) and not system.scenario.full:
             self._choose_moves([each for each in reached if each.of_move])
+        # So the seeds without an added landmark do the same as before.
+        added = random.Random(f"added landmarks of seed {system.scheduler.seed}")
+        shares = [added.random() for _ in ADDED]
+        self.struck += [
+            each
+            for each, share in zip(ADDED, shares, strict=True)
+            if share < ADDED_SHARE and system.scenario.faults and each.reached(system.scenario)
+        ]
 
     def _choose_moves(self, reached: list[Landmark]) -> None:
         """Strike only at landmarks of moves, in a share of the seeds.

@@ -6,9 +6,15 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-from tests.simulation.checker import passed_locked, schedule_errors, unordered
+from tests.simulation.checker import (
+    latest_overtakers,
+    passed_locked,
+    schedule_errors,
+    unordered,
+)
 from tests.simulation.clock import START
-from tests.simulation.history import History, Record
+from tests.simulation.history import History, Record, disordered
+from tests.simulation.network import Answer
 from tests.simulation.scenario import TICK_SECONDS, Scenario, payload
 from tests.simulation.scheduler import SECONDS, Scheduler
 
@@ -101,3 +107,26 @@ def test_a_row_that_its_process_knows_as_confirmed_is_not_published_again():
     assert history.republished == []
     history.note_published_row(process, 1)
     assert history.republished == ["outbox: the confirmed row 1 was published again"]
+
+
+def test_a_refused_record_is_overtaken_only_by_records_that_were_sent_with_it():
+    def answer(record: Record, *, is_accepted: bool | None) -> Answer:
+        properties = {"content_type": JSON}
+        message = SimpleNamespace(body=json.dumps(payload(record)), properties=properties)
+        return Answer(message, is_accepted=is_accepted)
+
+    third, other = Record("a", 3), Record("b", 9)
+    sending = [
+        answer(FIRST, is_accepted=False),
+        answer(SECOND, is_accepted=None),
+        answer(third, is_accepted=False),
+        answer(other, is_accepted=True),
+    ]
+    run = SimpleNamespace(
+        scenario=SimpleNamespace(full=True), network=SimpleNamespace(divided_sendings=[sending])
+    )
+    overtakers = latest_overtakers(run)  # type: ignore[arg-type]
+    assert overtakers == {FIRST: SECOND.n, SECOND: 0, third: 0}
+    assert disordered("shard", [SECOND, FIRST, third], overtakers=overtakers) == []
+    faults = disordered("shard", [SECOND, third, FIRST], overtakers=overtakers)
+    assert faults == ["shard: a1 came after a3"]

@@ -8,7 +8,9 @@ from kombu.connection import Connection
 
 from feedbus.broker import single_connection
 from feedbus.runner import crash_guard, group, mode
-from tests.simulation.planted.change import Change
+from feedbus.transports.sqlite import delivery_owners, queued_messages
+from tests.simulation import connection
+from tests.simulation.planted.change import Change, edited
 
 
 def crashes_counted_against_a_whole_batch() -> list[Change]:
@@ -72,3 +74,10 @@ def lost_connections_opened_again() -> list[Change]:
         return Connection._ensure_connection(self, *arguments, **options)
 
     return [(single_connection.SingleConnection, "_ensure_connection", open_again)]
+
+
+def redelivered_flags_lost() -> list[Change]:
+    """Deliver a message again without the flag that it was delivered before."""
+    counted, delivered = "count = returns + delivered", "count = returns"
+    ((_, name, put_back),) = edited(queued_messages, "put_back", counted, delivered)
+    return [(owner, name, put_back) for owner in (queued_messages, delivery_owners, connection)]

@@ -143,7 +143,8 @@ def refusals_forgotten_at_the_next_attempt() -> list[Change]:
         started = self._clock.monotonic()
         while True:
             refusals: list[Any] = self._publish(messages)
-            messages = [each.message for each in refusals if each.reason == NACKED]
+            nacked = {id(each.message) for each in refusals if each.reason == NACKED}
+            messages = [each for each in messages if id(each) in nacked]
             seconds = self._clock.monotonic() - started
             if not messages or seconds >= self._nacked_seconds:
                 return refusals
@@ -224,3 +225,10 @@ def single_confirms_taken_for_multiple_ones() -> list[Change]:
 def messages_that_are_held_back_not_reported() -> list[Change]:
     """Return no refusal of a message that was held back, because its key was refused."""
     return edited(sender.Sender, "send", "refusals += held", "pass")
+
+
+def refused_messages_sent_again_in_the_order_of_their_refusals() -> list[Change]:
+    """Send refused messages again in the order in which the broker has refused them."""
+    owner, order = publisher.Publisher, "[each for each in messages if id(each) in nacked]"
+    refused = "[each.message for each in new_refusals if each.reason == NACKED]"
+    return edited(owner, "_send_window", order, refused)

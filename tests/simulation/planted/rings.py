@@ -13,6 +13,7 @@ from feedbus.dispatch import (
 )
 from feedbus.generations import (
     consumer_queues,
+    held_messages,
     predecessors,
     probes,
     queue_emptying,
@@ -317,3 +318,10 @@ def refused_probes_taken_for_returned_ones() -> list[Change]:
 def records_handled_after_a_cancelled_subscription() -> list[Change]:
     """Handle what has arrived although the broker has cancelled a subscription."""
     return edited(runner.Runner, "_read", "if not self._subscriptions.cancelled:", "if True:")
+
+
+def held_messages_of_full_queues_moved_together() -> list[Change]:
+    """Move several held messages at once although a full queue can refuse one of them."""
+    one = "at_once = 1 if one_by_one else MAX_AT_ONCE"
+    ((_, name, append_held),) = edited(held_messages, "append_held", one, "at_once = MAX_AT_ONCE")
+    return [(switch, name, append_held)]
