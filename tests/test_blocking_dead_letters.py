@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -98,6 +99,47 @@ def redeliver_waiting(system: System) -> None:
         channel = connection.channel()
         while channel.basic_get(waiting) is not None:
             pass
+
+
+class EndedError(Exception):
+    """The process of a consumer ends."""
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("action", ["requeue", "drop"])
+def test_a_message_that_arrives_after_its_dead_letter_was_settled_blocks_no_key(
+    make, monkeypatch, concurrency, action
+):
+    system = make(work(concurrency=concurrency, prefetch=20, block_on_dead=True))
+    queue = Names(system.topology).queue(system.topology.consumer("work"))
+    send, late = Sender.send, list[Outgoing]()
+
+    def send_without_block(self: Sender, messages: Iterable[Outgoing]) -> list[Refusal]:
+        noted = list(messages)
+        late.extend(each for each in noted if BLOCKED in each.headers)
+        if not late:
+            return send(self, noted)
+        send(self, noted[: noted.index(late[0])])
+        raise EndedError
+
+    published(system, [1, 3])
+    refused, seen = {1}, []
+    with monkeypatch.context() as patched:
+        patched.setattr(Sender, "send", send_without_block)
+        with pytest.raises(EndedError):
+            system.run(refusing(refused, seen))
+    refused.clear()
+    (letter,) = system.dead()
+    assert dead_command(system.topology)([action, "work", letter.message_id]).exit_code == 0
+    with system.running(refusing(refused, seen)):
+        wait_until(lambda: 3 in seen)
+        with closing(Sender(system.topology)) as sender:
+            assert sender.send(late) == []
+        wait_until(lambda: waiting_in(system, queue) == 0)
+        published(system, [5])
+        wait_until(lambda: 5 in seen)
+    assert waiting_in(system, queue) == 0
+    assert system.dead() == []
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])

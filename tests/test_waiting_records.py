@@ -239,7 +239,7 @@ def test_a_record_of_an_older_queue_is_no_repetition_of_a_later_message_with_its
     for message_id in ("later", "m"):
         place, came = waiting.records.positions.next(1), cast("Any", "d")
         waiting.records.add_arrived(WaitingRecord("a", place, message_id, arrival=came))
-    waiting.mark_complete()
+    waiting.mark_complete("tag")
 
     def decision(generation_number: int) -> object:
         waiting.add_subscription("queue", "waiting", generation_number)

@@ -71,6 +71,8 @@ class Decoder:
         # key have been handled. If the decision were made at once, the dead letter would also block
         # these earlier records.
         self._decides_in_order = order_decisions is not None and consumer.queue.block_on_dead
+        # With `block_on_dead`, decides which blocking messages are obsolete; otherwise None.
+        self._order_on_dead = order_decisions if self._decides_in_order else None
         self._wrapped_handlers = wrapped_handlers
         self._codecs = Codecs.of(topology)
         # If all bodies are read as JSON, decode() is called directly, which is faster.
@@ -98,6 +100,8 @@ class Decoder:
         for delivery in deliveries:
             decoded = self._decode_delivery(inputs, delivery)
             decoded_deliveries.append(decoded)
+            if self._order_on_dead is not None:
+                self._order_on_dead.note_repetition(decoded)
             # If `order_by` names a field, each record is checked, because its field can be missing
             # or can have a value that is not usable as a key.
             if (self._order.field or not none_waits) and len(decoded.pack):
@@ -321,6 +325,8 @@ class Decoder:
 
         """
         decoded = DecodedDelivery(self._consumer, delivery, _empty_pack(delivery))
+        if self._order_on_dead is not None:
+            self._order_on_dead.note_repetition(decoded)
         self._add_decision(decoded, decision)
         return decoded
 

@@ -33,7 +33,7 @@ from feedbus.dispatch.waiting_messages import encode_waiting_message
 from feedbus.dispatch.waiting_record import DEAD_LETTER_ATTEMPT, NO_QUEUES, WaitingRecord
 from feedbus.logs import EventLog
 from feedbus.wire import Outgoing
-from feedbus.wire.constants import ATTEMPT, PACK
+from feedbus.wire.constants import ATTEMPT, PACK, REQUEUED
 
 events = EventLog(__name__)
 
@@ -94,6 +94,25 @@ class OrderDecisions:
         return waiting.predecessors is None and not (
             self._records.count or waiting.records_at_start.ids
         )
+
+    def note_repetition(self, decoded: DecodedDelivery) -> None:
+        """If a delivery may have been handled before, ignore blocking messages that arrive late.
+
+        The broker delivers a message again if it was not acknowledged, and an operator requeues a
+        dead letter. In both cases, another process may have sent a message to block the key.
+
+        The decoder calls this for each delivery of a queue with `block_on_dead`, before the records
+        are handled.
+
+        Args:
+            decoded: the delivery.
+
+        """
+        delivery = decoded.delivery
+        if delivery.redelivered or REQUEUED in delivery.headers:
+            ids = decoded.pack.ids if len(decoded.pack) else [delivery.message_id]
+            waiting_queue = self.waiting.queue_of(delivery).waiting_queue
+            self.waiting.obsolete_blocks.add(waiting_queue, ids)
 
     def must_wait(self, decoded: DecodedDelivery, row: int) -> bool:
         """Whether a record must wait, because an earlier record of its key waits or has failed.

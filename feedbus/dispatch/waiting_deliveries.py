@@ -25,12 +25,13 @@ from typing import Any
 
 from feedbus.clock import NANOSECONDS, Clock
 from feedbus.dispatch.key_releases import KeyReleases
+from feedbus.dispatch.obsolete_blocks import ObsoleteBlocks
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.records_at_start import RecordsAtStart
 from feedbus.dispatch.requeued_dead_letters import RequeuedDeadLetters
 from feedbus.dispatch.taken_waiting_records import TakenRecords
 from feedbus.dispatch.waiting_messages import decode_waiting_message
-from feedbus.dispatch.waiting_record import NO_QUEUES, Arrival
+from feedbus.dispatch.waiting_record import NO_QUEUES, Arrival, WaitingRecord
 from feedbus.dispatch.waiting_records import WaitingRecords
 from feedbus.generations.predecessors import Predecessors
 from feedbus.wire import Delivery
@@ -62,6 +63,8 @@ class WaitingDeliveries:
     Attributes:
         records: the waiting records.
         records_at_start: the records that waited when the consumer began to read.
+        obsolete_blocks: the records whose keys are not blocked by a message that another process
+            has sent, and that arrives late.
         taken_records: the waiting records that handlers have now.
         requeued_dead_letters: the requeued dead letters.
         key_releases: releases the keys of deleted dead letters.
@@ -86,6 +89,7 @@ class WaitingDeliveries:
         """
         self.records = WaitingRecords()
         self.records_at_start = RecordsAtStart()
+        self.obsolete_blocks = ObsoleteBlocks()
         self.taken_records = TakenRecords(self.records)
         self.requeued_dead_letters = RequeuedDeadLetters()
         self.key_releases = KeyReleases(self.records)
@@ -94,6 +98,8 @@ class WaitingDeliveries:
         self._order = order
         self._clock = clock
         self._queues: dict[str, OrderedQueue] = {}  # by the consumer tag of the subscription
+        # The consumer tags of the waiting queues for which mark_complete() was called.
+        self._complete: set[str] = set()
 
     # -- subscriptions -------------------------------------------------------------------------
 
@@ -136,14 +142,19 @@ class WaitingDeliveries:
         generation_number = self.queue_of(delivery).generation_number
         return self.predecessors.queues_before(generation_number, routing_key)
 
-    def mark_complete(self) -> None:
+    def mark_complete(self, consumer_tag: str) -> None:
         """Register that the records which were in a waiting queue at its subscription have arrived.
 
         WaitingQueue.open() calls this after it has received all of them, before the consumer reads
         its own queue. The ids of the waiting records are added to `records_at_start`. If the
         consumer's own queue also delivers one of these records, because of a crash, the record is
         recognised by its id, and is handled only once.
+
+        Args:
+            consumer_tag: the tag of the subscription to the waiting queue.
+
         """
+        self._complete.add(consumer_tag)
         self.records_at_start.add(self.records)
 
     def forget_subscription(self, consumer_tag: str) -> None:
@@ -158,6 +169,7 @@ class WaitingDeliveries:
         waiting_queue = self._queues[consumer_tag].waiting_queue
         self.taken_records.forget_queue(waiting_queue)
         self.records.forget_queue(waiting_queue)
+        self._complete.discard(consumer_tag)
         self.requeued_dead_letters.forget(consumer_tag)
         self.key_releases.forget(consumer_tag)
 
@@ -168,6 +180,7 @@ class WaitingDeliveries:
         """
         self.records.forget()
         self.records_at_start.clear()
+        self._complete.clear()
         self.taken_records.forget()
         self.requeued_dead_letters.forget_all()
         self.key_releases.forget_all()
@@ -191,6 +204,7 @@ class WaitingDeliveries:
         delivery = Delivery.of(message)
         queue = self.queue_of(delivery)
         if RELEASE in delivery.headers:
+            self.obsolete_blocks.add(queue.waiting_queue, [str(delivery.headers[RELEASE])])
             return self.key_releases.apply(delivery, queue.waiting_queue)
         if REQUEUED in delivery.headers:
             self.requeued_dead_letters.add(delivery)
@@ -203,10 +217,24 @@ class WaitingDeliveries:
         )
         record.position = record.position or self.records.positions.next(queue.generation_number)
         record.awaited_queues = self.awaited_queues(delivery, delivery.original_key)
+        if record.is_dead_letter and self._is_obsolete(record, delivery.consumer_tag):
+            return [delivery]
         settled = [arrival.delivery for arrival in self.records.add_arrived(record)]
         if record.is_dead_letter:
             settled += self.key_releases.apply_early(delivery.consumer_tag, queue.waiting_queue)
         return settled
+
+    def _is_obsolete(self, blocking: WaitingRecord, consumer_tag: str) -> bool:
+        """Whether a message that blocks a key is obsolete, because it has arrived too late.
+
+        The consumer knows the messages that it has sent itself, and those that were in the waiting
+        queue when it began to read.
+        """
+        return (
+            consumer_tag in self._complete
+            and self.obsolete_blocks.contain(blocking.queue, blocking.message_id)
+            and not self.records.knows(blocking)
+        )
 
     def now(self) -> float:
         """Return the present time in seconds since 1970, as in WaitingRecord.due_at."""

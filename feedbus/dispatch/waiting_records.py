@@ -166,15 +166,30 @@ class WaitingRecords:
             none.
 
         """
+        known = self._find_known(record)
+        if known is not None:
+            return self._add_message(known, record)
+        self.add(record)
+        return []
+
+    def knows(self, record: WaitingRecord) -> bool:
+        """Whether a record with the position and the id of a delivered one is known.
+
+        Args:
+            record: the record that a waiting queue has delivered.
+
+        """
+        return self._find_known(record) is not None
+
+    def _find_known(self, record: WaitingRecord) -> WaitingRecord | None:
         # The search begins at the end, because most records belong there: a key can have tens of
         # thousands of records.
         for known in reversed(self._records_by_key.get(record.key, [])):
             if known.position < record.position:
                 break
             if known.position == record.position and known.message_id == record.message_id:
-                return self._add_message(known, record)
-        self.add(record)
-        return []
+                return known
+        return None
 
     def _add_message(self, known: WaitingRecord, message: WaitingRecord) -> list[Arrival]:
         """Add a message of a known record; return the deliveries to acknowledge.

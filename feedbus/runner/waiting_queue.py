@@ -144,7 +144,7 @@ class WaitingQueue:
             # which records wait.
             waiting_queue.close()
             return None
-        deliveries.mark_complete()  # so that records delivered twice are recognised
+        deliveries.mark_complete(tag)  # so that records delivered twice are recognised
         waiting_queue.is_read = True
         for request in waiting_queue.releases:
             waiting_queue.acknowledge(deliveries.add(request))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import partial
 from typing import Any
 
 from amqp.exceptions import PreconditionFailed
@@ -78,9 +77,6 @@ class SimulatedChannel(Channel):
             answers += [
                 Answer(each.message, is_accepted=not self._is_refused(each)) for each in sent
             ]
-            for each in sent:
-                queue = each.content.routing_key
-                network.note_request(each.message, partial(link.has_release, queue))
             self._note_accepted(sent)
             self._outgoing[:0] = later
             divided = self._are_divided(sent, later)

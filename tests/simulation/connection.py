@@ -16,7 +16,6 @@ from feedbus.transports.sqlite.consumers import Arrival, Consumer
 from feedbus.transports.sqlite.delivery_owners import end_consumer, remove
 from feedbus.transports.sqlite.queued_messages import put_back
 from feedbus.transports.sqlite.transactions import Transaction
-from feedbus.wire.constants import RELEASE
 from tests.simulation.channel import SimulatedChannel
 from tests.simulation.network import Network
 from tests.simulation.scheduler import SECONDS, Process
@@ -254,24 +253,6 @@ class SimulatedConnection(Connection):
             (self.owner,),
         )
         return [(name, json.loads(text).get("content_type", ""), body) for name, text, body in rows]
-
-    def has_release(self, queue: str, message_id: str) -> bool:
-        """Whether a queue has a request to release a key that no other connection has got.
-
-        Args:
-            queue: the name of a waiting queue.
-            message_id: the id of the dead letter that blocks the key.
-
-        """
-        rows = self.tables.read(
-            "SELECT properties FROM messages WHERE id IN ("
-            " SELECT message FROM ready JOIN queues ON queues.id = queue WHERE name = ?"
-            " UNION SELECT message FROM unacked JOIN queues ON queues.id = queue"
-            " WHERE name = ? AND unacked.owner = ?)",
-            (queue, queue, self.owner),
-        )
-        headers = (json.loads(text).get("application_headers") or {} for (text,) in rows)
-        return any(each.get(RELEASE) == message_id for each in headers)
 
     def _on_death(self, killed: bool) -> None:
         """Let the broker notice: at once, or as late as a host that is gone."""

@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from feedbus.wire.constants import BLOCKED, RELEASE, REQUEUED, SENT_AT
-from tests.simulation.clock import START
 from tests.simulation.scheduler import SECONDS, Process, Scheduler
 
 CUT_SHARE = 0.02  # of the portions of messages
@@ -92,13 +90,6 @@ class Network:
             programs have published.
         sending: by process, what is to happen when it sends its next messages.
         meet: called before each request to the broker, portion of messages and acknowledgement.
-        requeued_at: when each dead letter was last requeued, by its id.
-        dropped_at: when a request to release the key of each dead letter was last published, by the
-            id of the dead letter.
-        late_blocks: when messages that block keys arrived, by the ids of their dead letters. They
-            arrived only after the dead letter was requeued, or after another process had got the
-            request to release the key, because their process sent slowly. So they can block their
-            keys for ever.
         lost: processes whose host loses its power: the broker notices their end late.
         kept: the queue, the content type and the body of each message that the broker keeps for a
             killed process, until it notices that the process sends no heartbeats.
@@ -120,9 +111,6 @@ class Network:
         self.changes: Counter[str] = Counter()
         self.sending: defaultdict[Process | None, Sending] = defaultdict(Sending)
         self.meet: Callable[[], None] = lambda: None
-        self.requeued_at: dict[str, int] = {}
-        self.dropped_at: dict[str, int] = {}
-        self.late_blocks: dict[str, int] = {}
         self.lost: set[Process | None] = set()
         self.kept: list[tuple[str, str, bytes]] = []
         self.accepted_count = 0
@@ -151,29 +139,6 @@ class Network:
             self.scheduler.wait("sends slowly", until=until)
         finally:
             self.slow_senders -= divided
-
-    def note_request(self, message: Any, is_kept: Callable[[str], bool]) -> None:
-        """Compare the times of messages that block keys, and of requests about their dead letters.
-
-        Args:
-            message: the amqp Message, which has arrived at the broker.
-            is_kept: called with the id of a dead letter; returns whether the request to release its
-                key is still in the queue, or was delivered only to the sender of the message.
-
-        """
-        headers = message.properties.get("application_headers") or {}
-        message_id, now = str(message.properties.get("message_id", "")), self.scheduler.now
-        if REQUEUED in headers:
-            self.requeued_at[message_id] = now
-        elif RELEASE in headers:
-            self.dropped_at[str(headers[RELEASE])] = now
-        elif BLOCKED in headers:
-            sent_at = int(headers[SENT_AT]) * 1000 - START
-            is_requeued = self.requeued_at.get(message_id, sent_at) > sent_at
-            is_dropped = self.dropped_at.get(message_id, sent_at) > sent_at
-            if is_requeued or (is_dropped and not is_kept(message_id)):
-                self.scheduler.note(f"THE MESSAGE THAT BLOCKS {message_id} ARRIVES LATE")
-                self.late_blocks[message_id] = now
 
     def note_accepted(self, key: MessageKey) -> None:
         """Note that the broker has accepted a message."""

@@ -13,7 +13,6 @@ from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.dead_letters import letters as dead_letters
-from feedbus.dead_letters.key_release import release
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.dead_letters.requeue import Requeue
 from feedbus.errors import BrokerOutage, Outage, PublishError, UsageError
@@ -25,7 +24,6 @@ from feedbus.wire import Outgoing
 from feedbus.wire.constants import JSON, PACK
 from tests.simulation.history import Record
 from tests.simulation.scenario import payload, records_of
-from tests.simulation.scheduler import SECONDS
 from tests.simulation.store import SimulatedStore
 from tests.simulation.system import System
 
@@ -33,7 +31,6 @@ MOST_RECORDS = 45  # of a publisher
 LEAST_STEPS = 600  # of a seed
 TIMEOUT_SECONDS = 5.0  # of a relay, and of what fires the schedule
 OPERATOR_SECONDS = (1.0, 5.0, 5.0)  # between two looks at the dead letters
-LONG_WAIT_SECONDS = 120.0  # after which the operator looks why records wait
 DROPPED_SHARES = (0.3, 0.7)  # of the dead letters, where an operator drops some
 PAUSES = (0.0, 0.0, 0.0, 0.01, 0.2, 2.0)  # seconds between two publishes
 
@@ -290,12 +287,9 @@ def run_operator(system: System) -> None:
 
     while True:
         system.clock.sleep(seconds)
-        late_ids = _ids_of_late_blocks(system)
         for queue in topology.queues.values():
             try:
                 with dead_letters.open_channel(topology) as channel:
-                    if late_ids and queue.block_on_dead:
-                        release(channel.connection, topology, queue, late_ids)
                     if dropping and chosen.random() < share:
                         dead_letters.drop(channel, topology, queue, is_dropped, note_dropped)
                         continue
@@ -305,18 +299,6 @@ def run_operator(system: System) -> None:
                         )
             except (Outage, PublishError, UsageError) as error:
                 system.scheduler.note(f"cannot requeue or drop: {error}")
-
-
-def _ids_of_late_blocks(system: System) -> list[str]:
-    """Return dead letters that do not exist, but block their keys.
-
-    The operator sees that records wait for a long time although there are no dead letters.
-    """
-    until = system.scheduler.now - int(LONG_WAIT_SECONDS * SECONDS)
-    blocks = system.broker.network.late_blocks
-    return (
-        [] if system.dead() else [each for each, arrived_at in blocks.items() if arrived_at < until]
-    )
 
 
 def run_relay(system: System) -> None:
