@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -174,3 +175,27 @@ def test_the_lock_of_a_key_is_given_in_the_order_of_rows_and_other_keys_are_free
     let_go.set()
     ended(first, late, early)
     assert order == [1, 7, 3, 5]
+
+
+def test_threads_do_not_wait_for_the_rows_of_an_interrupted_thread() -> None:
+    locks = KeyLocks()
+    first, second = ("orders", "first"), ("orders", "second")
+    got_second = threading.Event()
+
+    def hold_second() -> None:
+        with locks.hold(3, [second]):
+            got_second.set()
+
+    waiting = threading.Thread(target=hold_second, daemon=True)
+
+    def interrupt() -> None:
+        waiting.start()
+        wait_until(lambda: 3 in locks._registered_keys)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    with locks.hold(1, [first]):
+        threading.Timer(0.1, interrupt).start()
+        with pytest.raises(KeyboardInterrupt), locks.hold(2, [first, second]):
+            pass
+        assert got_second.wait(PATIENCE_SECONDS)
+    waiting.join(PATIENCE_SECONDS)

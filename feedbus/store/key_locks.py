@@ -67,6 +67,8 @@ class KeyLocks:
                 self._keys_being_sent |= wanted_keys
             finally:
                 self._registered_keys.pop(first_row, None)
+                # If the wait was interrupted (Ctrl-C), other threads no longer wait for these rows.
+                self._condition.notify_all()
         try:
             yield
         finally:
