@@ -124,3 +124,15 @@ def test_every_step_has_its_crash_test() -> None:
     for path in (PROJECT / "feedbus").rglob("*.py"):
         found |= set(re.findall(r"\bexit_after_step\(\"([a-z-]+)\"\)", path.read_text()))
     assert found == {*STEPS, *WITH_A_SUPERVISOR}
+
+
+def test_a_plan_counts_the_retries_that_an_interrupted_apply_has_parked(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(retry=WAITING))
+    wait_for_retry(system.topology, 7)
+    wanted = system.changed(queue(retry=WAITING, max_length=5, overflow="reject-publish"))
+    assert killed_at("delay-parked", lambda: carry_out(wanted))
+    plan, _, _ = carry_out(wanted)
+    (change,) = [each for each in plan.changes if "moved its retries" in each.reason]
+    assert change.messages == 1

@@ -11,7 +11,7 @@ from feedbus.broker import queue_arguments, timer_bindings, timer_layout
 from feedbus.broker.differences import differences_text, find_differences
 from feedbus.broker.interface import SeenBinding
 from feedbus.broker.inventory import Inventory
-from feedbus.broker_names import Names
+from feedbus.broker_names import PARKED, Names
 from feedbus.cron import Cron
 from feedbus.generations import queue_replacement, retry_queue_replacement
 from feedbus.plan.changes import DEAD_LETTERS, RETRIES, Change, Kind
@@ -114,8 +114,11 @@ class DeclaredObjects:
         for consumer in consumers_on_no_ring(self.topology):
             name = self._names.queue(consumer)
             if queue_replacement.is_begun(self.topology, consumer, self.seen):
+                found = self.seen.queues.get(name)
                 self._note(
-                    "change", "queue", name, "its replacement was interrupted and is completed"
+                    *("change", "queue", name),
+                    "its replacement was interrupted and is completed",
+                    found.messages if found else 0,
                 )
                 yield consumer.name
             elif name not in self.seen.queues:
@@ -139,8 +142,9 @@ class DeclaredObjects:
         again. If this command is killed meanwhile, the next `feedbus apply` moves the retries back.
         """
         for _, name in retry_queue_replacement.parked_retry_queues(self.topology, self.seen):
-            reason = "an interrupted apply has moved retries here; they are moved back"
-            self._note("change", "queue", name, reason)
+            parked = self.seen.queues[name + PARKED].messages
+            reason = "an interrupted apply has moved its retries to another queue; they come back"
+            self._note("change", "queue", name, reason, parked)
 
     def retry_queues(self) -> Iterator[tuple[str, str]]:
         """Add to `changes` the changes of retry queues and of queues for dead letters.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from feedbus import broker
 from feedbus.broker import inventory
-from feedbus.broker_names import derived
+from feedbus.broker_names import Names, derived
 from feedbus.errors import Outage, UsageError
 from feedbus.plan.broker_comparison import Comparison
 from feedbus.plan.planning import read_states
@@ -99,6 +99,9 @@ def unread_queue_notes(topology: Topology) -> Sequence[str]:
     names: list[str] = []
     with contextlib.suppress(OSError, ValueError):
         names = json.loads(_file(topology).read_text(encoding="utf-8"))
+    # A later `feedbus apply` may have added a queue to the topology again.
+    declared = {Names(topology).queue(each) for each in topology.consumers.values()}
+    names = [each for each in names if each not in declared]
     if not names:
         return []
     with (
