@@ -194,13 +194,6 @@ WRONG_OPTIONS = {
             'expected a table [store], such as url = "sqlite:///var/store.db"'
         ),
     ),
-    "once where messages may be delivered again after they are forgotten": (
-        '▸once = true\ndead_letters = { max_age = "30d" }\n[store]\nurl = "sqlite:///s.db"',
-        (
-            "once: messages of 'orders' may be delivered again after 30d11m11s: "
-            "expected a longer keep_handled in [store]"
-        ),
-    ),
     "overflow without a maximal length": (
         '▸overflow = "drop-head"',
         (

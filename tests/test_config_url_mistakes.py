@@ -87,6 +87,26 @@ WRONG_FILES = {
             "got 'store.migrate'; did you mean 'store:migrate'?"
         ),
     ),
+    "a time for keeping ids that is too short by default": (
+        START
+        + ORDERS
+        + 'once = true\ndead_letters = { max_age = "30d" }\n'
+        + '▸[store]\nurl = "sqlite:///s.db"\n',
+        (
+            "[store] keep_handled: expected more than 30d11m11s, because messages of 'orders' can"
+            " be delivered again for so long (retry delays 11m11s, max_age of dead letters 30d),"
+            " got 30d, the default"
+        ),
+    ),
+    "a time for keeping ids that is shorter than the retries": (
+        START
+        + ORDERS
+        + 'once = true\n[store]\nurl = "sqlite:///s.db"\nkeep_handled = ▸"10s"\n',
+        (
+            "[store] keep_handled: expected more than 11m11s, because messages of 'orders' can be"
+            " delivered again for so long (retry delays 11m11s), got '10s'"
+        ),
+    ),
     "a store that nobody says where it is": (
         START + ORDERS + "▸[store]\n",
         "[store] url: expected sqlite:///FILE or postgresql://…, got nothing",

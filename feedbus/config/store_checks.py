@@ -46,17 +46,19 @@ def check_once(draft: Draft, queue: str, options: Options) -> Faults:
         yield draft.at(queue, "store"), fault
     store = draft.loaded.get("store", {})
     kept = store.get("keep_handled_seconds", KEEP_HANDLED_SECONDS)
-    latest = sum(options.get("retry", {}).get("delays_seconds", RetryPolicy().delays_seconds))
-    latest += options.get("dead_letters", {}).get("max_age_seconds") or 0.0
-    if options.get("once") and draft.report.has(("store",)) and kept <= latest:
-        message = f"messages of '{queue}' may be delivered again after {write_duration(latest)}"
-        expected = f"more than its retry delays and its dead letters' max_age ({message})"
+    delays = sum(options.get("retry", {}).get("delays_seconds", RetryPolicy().delays_seconds))
+    max_age = options.get("dead_letters", {}).get("max_age_seconds") or 0.0
+    if options.get("once") and draft.report.has(("store",)) and kept <= delays + max_age:
+        parts = f"retry delays {write_duration(delays)}"
+        if max_age:
+            parts += f", max_age of dead letters {write_duration(max_age)}"
+        expected = (
+            f"more than {write_duration(delays + max_age)}, because messages of '{queue}' can be"
+            f" delivered again for so long ({parts})"
+        )
         path = ("store", "keep_handled")
-        if draft.report.has(path):
-            yield path, Fault(expected=expected)
-        else:
-            message = f"{message}: expected a longer keep_handled in [store]"
-            yield draft.at(queue, "once"), Fault(message=message, expected=expected, at_key=True)
+        got = None if draft.report.has(path) else f"{write_duration(kept)}, the default"
+        yield path, Fault(expected=expected, got=got)
 
 
 def check_store(draft: Draft) -> Faults:
