@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from feedbus.errors import InvalidBody, Outage, UsageError
 from feedbus.handling.annotations import Unfit
-from feedbus.handling.handlers import resolve_object
+from feedbus.handling.imported_objects import resolve_object
 from feedbus.handling.message_types.record_loader import Reads
 from feedbus.records.packs import Pack, decode, pack_of_one
 from feedbus.records.payloads import (

@@ -22,7 +22,7 @@ def user_traceback(error: BaseException) -> TracebackType | None:
     user's code, the whole traceback is returned: it is the only hint.
     """
     found = error.__traceback__
-    while found is not None and not _is_of_user(found.tb_frame.f_code.co_filename):
+    while found is not None and not is_of_user(found.tb_frame.f_code.co_filename):
         found = found.tb_next
     return found or error.__traceback__
 
@@ -42,14 +42,14 @@ def from_user_code(error: TracebackException) -> TracebackException:
             continue
         seen_ids.add(id(each))
         for position, frame in enumerate(each.stack):
-            if _is_of_user(frame.filename):
+            if is_of_user(frame.filename):
                 del each.stack[:position]
                 break
         to_do += [each.__cause__, each.__context__, *(each.exceptions or ())]
     return error
 
 
-def _is_of_user(file: str) -> bool:
+def is_of_user(file: str) -> bool:
     """Whether a file does not belong to feedbus, Python or an installed library."""
     if file.startswith((FEEDBUS, "<", *STANDARD_LIBRARY)):
         return False

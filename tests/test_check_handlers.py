@@ -227,3 +227,53 @@ def test_a_module_without_a_module_that_it_imports_is_one_problem(check):
             " ModuleNotFoundError: No module named 'not_installed' (app_of_check.py:4)"
         ),
     ]
+
+
+@pytest.mark.parametrize(
+    ("code", "reported"),
+    [
+        ("limit = no_limit", "NameError: name 'no_limit' is not defined (app_of_check.py:4)"),
+        ("def broken(:", "invalid syntax (app_of_check.py:4)"),
+        ("raise SystemExit(3)", "the module ends the process (exit code 3) (app_of_check.py:4)"),
+        (
+            "@feedbus.handler(retries=3)\ndef late(): ...",
+            (
+                "TypeError: handler() has no argument 'retries': expected batch; queues and their"
+                " options, such as retry, are in topology.toml (app_of_check.py:4)"
+            ),
+        ),
+        (
+            "@feedbus.handler('mail')\ndef late(): ...",
+            (
+                "TypeError: message: expected a dataclass, a msgspec.Struct, a pydantic model, a"
+                " marshmallow schema, dict, str or bytes, got 'mail' of type str; queues and their"
+                " options, such as retry, are in topology.toml (app_of_check.py:4)"
+            ),
+        ),
+    ],
+)
+def test_a_module_with_an_error_is_one_problem_with_its_line_wherever_it_is_named(
+    check, code, reported
+):
+    """The first place in the file is that of a store, a dead handler or a middleware, too."""
+    before = "from marshmallow import Schema"
+    more = 'dead_handler = "app_of_check:dead"\n[middleware]\nuse = ["app_of_check:Timing"]\n'
+    more += '[store]\nurl = "sqlite:///s.db"\nprepare = "app_of_check:prepare"\n'
+    found = check(more, before=before, after=f"import feedbus\n{code}\n{before}").splitlines()
+    assert found == [
+        f"topology.toml:7:11: [queues.reserve] handler: cannot import app_of_check: {reported}"
+    ]
+
+
+def test_modules_that_import_a_module_with_an_error_are_one_problem(check, tmp_path):
+    (tmp_path / "of_both.py").write_text("limit = no_limit\n")
+    (tmp_path / "other_app.py").write_text("import of_both\n")
+    second = '[queues.mail]\nexchange = "orders"\nrouting_keys = ["mail"]\n'
+    second += 'handler = "other_app:mail"\n'
+    before = "from marshmallow import Schema"
+    assert check(second, before=before, after=f"import of_both\n{before}").splitlines() == [
+        (
+            "topology.toml:7:11: [queues.reserve] handler: cannot import app_of_check: NameError:"
+            " name 'no_limit' is not defined (of_both.py:1)"
+        ),
+    ]

@@ -97,7 +97,7 @@ def test_a_store_and_a_handler_that_fit_are_no_problem(tmp_path, store, paramete
         ),
         (
             PEEWEE + '\nprepare = "nowhere:prepare"',
-            "topology.toml:11:11: [store] prepare: cannot import nowhere: ModuleNotFoundError",
+            "topology.toml:11:11: [store] prepare: cannot import nowhere: there is no such module",
         ),
         (
             PEEWEE + '\nprepare = "app:two"',

@@ -105,7 +105,7 @@ def test_a_batch_for_a_handler_of_single_records_is_reported(tmp_path, handlers)
             "import no_such_thing\n",
             "ModuleNotFoundError: No module named 'no_such_thing' (NAME.py:1)",
         ),
-        ("raise SystemExit(3)\n", "the module ends the process (exit code 3)"),
+        ("raise SystemExit(3)\n", "the module ends the process (exit code 3) (NAME.py:1)"),
     ],
     ids=["raises", "does not parse", "imports what is not there", "exits"],
 )
@@ -150,7 +150,8 @@ def test_prepare_and_commands_are_looked_for_without_importing_them(tmp_path, ha
         + f'[commands]\ngood = "x{handlers}:x"\nbad = ▸"absent_{handlers}.y:x"\n'
         f'worse = ▸"y{handlers}.z:x"\n',
         f"[commands] bad: cannot import absent_{handlers}.y: there is no such module",
-        f"[commands] worse: cannot import y{handlers}.z: RuntimeError: not today",
+        f"[commands] worse: cannot import y{handlers}.z: RuntimeError: not today"
+        f" (y{handlers}/__init__.py:1)",
         import_handlers=True,
     )
 

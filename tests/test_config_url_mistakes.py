@@ -99,9 +99,7 @@ WRONG_FILES = {
         ),
     ),
     "a time for keeping ids that is shorter than the retries": (
-        START
-        + ORDERS
-        + 'once = true\n[store]\nurl = "sqlite:///s.db"\nkeep_handled = ▸"10s"\n',
+        START + ORDERS + 'once = true\n[store]\nurl = "sqlite:///s.db"\nkeep_handled = ▸"10s"\n',
         (
             "[store] keep_handled: expected more than 11m11s, because messages of 'orders' can be"
             " delivered again for so long (retry delays 11m11s), got '10s'"

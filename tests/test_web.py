@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from feedbus.handling.handlers import resolve_object
+from feedbus.handling.imported_objects import resolve_object
 from feedbus.store.peewee import bound, database
 from store import migrations, queries
 from tests.projects import wait_until

@@ -138,7 +138,7 @@ class LazyGroup(click.Group):
             named = self._project(ctx) if lenient else Context(path).load(connects=False).commands
             if cmd_name not in named:
                 return None
-            from feedbus.handling.handlers import resolve_object
+            from feedbus.handling.imported_objects import resolve_object
 
             command = resolve_object(named[cmd_name], path.absolute().parent)
         if not isinstance(command, click.Command):

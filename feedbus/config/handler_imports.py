@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import pkgutil
 import sys
-import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from feedbus.config.draft import Draft
+from feedbus.config.import_faults import import_fault
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.order_fields import check_order_field
-from feedbus.config.other_imports import cause_of, check_other_imports
+from feedbus.config.other_imports import check_other_imports
 from feedbus.config.problems import Fault
 from feedbus.config.schedule_messages import check_schedule_messages
 from feedbus.config.store_imports import StoreOffer, check_connections, check_store
 from feedbus.errors import UsageError
-from feedbus.handling.annotations import Unfit
 from feedbus.handling.handlers import Handler, refuse_in_transaction, resolve
+from feedbus.handling.imported_objects import BrokenModule
 from feedbus.handling.parameters import SESSION
 from feedbus.name_list import nearest
 
-# Maps a module to the extra that installs it.
-EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}
+EXPECTED = "a function with the decorator @feedbus.handler"
 
 
 def check_imports(draft: Draft, root: Path) -> None:
@@ -58,8 +56,8 @@ def check_imports(draft: Draft, root: Path) -> None:
                 try:
                     imported[place] = resolve(dotted, root)
                     faults = list(_unsuitable(options, imported[place], store))
-                except (UsageError, SystemExit) as error:
-                    faults = [_fault_of(error, dotted, root)]
+                except UsageError as error:
+                    faults = [import_fault(error, EXPECTED, root, _suggest(dotted, root))]
                 for fault in faults:
                     draft.report.add(draft.at(queue, *place), fault)
             for path, fault in chain(
@@ -113,31 +111,6 @@ def _unlike(
             )
 
 
-def _fault_of(error: UsageError | SystemExit, dotted: str, root: Path) -> Fault:
-    """Return the fault of a handler that feedbus cannot import or call.
-
-    Args:
-        error: the error of the import, or of a check of the handler. It is a SystemExit if the
-            module tried to end the process.
-        dotted: the dotted name of the handler.
-        root: the folder of the topology; it is left out of the paths in the fault.
-
-    """
-    module = dotted.partition(":")[0]
-    if isinstance(error, SystemExit):
-        message = f"cannot import {module}: the module ends the process (exit code {error.code})"
-        return Fault(message=message, expected="a module that can be imported", cause=message)
-    if isinstance(error, Unfit):
-        message = str(error).replace(f"{root}{os.sep}", "")
-        return Fault(message=message, expected=error.expected, got=error.got, cause=cause_of(error))
-    return Fault(
-        message=_reason(error, module, root),
-        expected="a function with the decorator @feedbus.handler",
-        suggestion=_suggest(dotted, root),
-        cause=cause_of(error),
-    )
-
-
 def _unsuitable(options: Mapping[str, Any], handler: Handler, store: StoreOffer) -> Iterator[Fault]:
     """Yield why a handler does not suit the options of its queue.
 
@@ -172,35 +145,6 @@ def _unsuitable(options: Mapping[str, Any], handler: Handler, store: StoreOffer)
         yield Fault(message=message, expected="a handler with batch=True")
 
 
-def _reason(error: UsageError, module: str, root: Path) -> str:
-    """Return why a handler cannot be imported, with the file and line if these are known."""
-    cause = error.__cause__
-    if _missing(cause, module):
-        return f"cannot import {module}: there is no such module"
-    frames = traceback.extract_tb(cause.__traceback__ if cause else None)
-    places = [(frame.filename, frame.lineno) for frame in frames]
-    if isinstance(cause, SyntaxError) and cause.filename:
-        return (
-            f"cannot import {module}: {cause.msg} ({_short(cause.filename, root)}:{cause.lineno})"
-        )
-    inside = [place for place in places if Path(place[0]).is_relative_to(root)]
-    where = f" ({_short(inside[-1][0], root)}:{inside[-1][1]})" if inside else ""
-    extra = EXTRAS.get(cause.name or "") if isinstance(cause, ModuleNotFoundError) else None
-    advice = f"; install it with: pip install 'feedbus[{extra}]'" if extra else ""
-    return f"{error}{where}{advice}"
-
-
-def _missing(error: BaseException | None, module: str) -> bool:
-    """Whether an import failed because the module, or a package around it, does not exist."""
-    return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
-
-
-def _short(file: str, root: Path) -> str:
-    """Return the path of a file; a file in the folder of the topology gets a relative path."""
-    path = Path(file)
-    return str(path.relative_to(root)) if path.is_relative_to(root) else file
-
-
 def _check_module(draft: Draft, path: KeyPath, dotted: str, root: Path) -> None:
     """Report a dotted name whose module does not exist; the module itself is not imported.
 
@@ -214,24 +158,15 @@ def _check_module(draft: Draft, path: KeyPath, dotted: str, root: Path) -> None:
     module = dotted.partition(":")[0]
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
-    reason = "there is no such module"
+    error: BaseException | None
     try:
-        spec = importlib.util.find_spec(module)
-    except Exception as error:  # noqa: BLE001 -- a package's __init__ may raise anything
-        spec = None
-        if not _missing(error, module):
-            reason = f"{type(error).__name__}: {error}"
-    if spec is None:
-        suggestion = _suggest(dotted, root)
+        error = None if importlib.util.find_spec(module) else ModuleNotFoundError(name=module)
+    except (Exception, SystemExit) as raised:  # noqa: BLE001 -- a package's __init__ may raise any
+        error = raised
+    if error is not None:
+        broken = BrokenModule(module, error, root)
         expected = "a module that can be imported"
-        draft.report.add(
-            path,
-            Fault(
-                message=f"cannot import {module}: {reason}",
-                expected=expected,
-                suggestion=suggestion,
-            ),
-        )
+        draft.report.add(path, import_fault(broken, expected, root, _suggest(dotted, root)))
 
 
 def _suggest(dotted: str, root: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -14,15 +13,16 @@ from typing import Any, TypeVar
 from feedbus.codecs import EXPECTED as EXPECTED_CODEC
 from feedbus.codecs import resolve_codec
 from feedbus.config.draft import Draft
+from feedbus.config.import_faults import import_fault
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.problems import Fault
 from feedbus.config.store_imports import StoreOffer
 from feedbus.errors import UsageError
-from feedbus.handling.annotations import Unfit
 from feedbus.handling.dead_handlers import EXPECTED as EXPECTED_DEAD_HANDLER
 from feedbus.handling.dead_handlers import DeadLetterFunction
 from feedbus.handling.exception_rules import resolve_exception
-from feedbus.handling.handlers import refuse_in_transaction, resolve, resolve_object
+from feedbus.handling.handlers import refuse_in_transaction, resolve
+from feedbus.handling.imported_objects import resolve_object
 from feedbus.handling.middleware import EXPECTED, resolve_middleware
 
 Found = TypeVar("Found")
@@ -86,47 +86,9 @@ def _resolved(
     """
     try:
         return resolve()
-    except Unfit as error:
-        message = str(error).replace(f"{root}{os.sep}", "")
-        fault = Fault(
-            message=message, expected=error.expected, got=error.got, cause=cause_of(error)
-        )
     except UsageError as error:
-        message = f"{error}; expected {expected}".replace(f"{root}{os.sep}", "")
-        fault = Fault(message=message, expected=expected, cause=cause_of(error))
-    except SystemExit as error:
-        message = f"its module ends the process when it is imported (exit code {error.code})"
-        fault = Fault(message=message, expected=expected)
-    draft.report.add(path, fault)
+        draft.report.add(path, import_fault(error, expected, root))
     return None
-
-
-def cause_of(error: UsageError) -> str:
-    """Return the error in a module's code that prevents its import, as text; "" for another cause.
-
-    Several names in topology.toml can refer to the same module. Their faults get the same cause,
-    and only the first of them is reported.
-
-    Args:
-        error: the error that an import of an object of the module raised.
-
-    """
-    if isinstance(error, Unfit):
-        return str(error) if error.at_import else ""
-    inner = error.__cause__
-    if inner is None or (isinstance(inner, ModuleNotFoundError) and not _within_module(inner)):
-        return ""
-    return str(error)
-
-
-def _within_module(error: ModuleNotFoundError) -> bool:
-    """Whether the error comes from the code of a module that was found.
-
-    This code imports another module, which does not exist.
-    """
-    files = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
-    code = [file for file in files if "importlib" not in file]
-    return bool(code) and not Path(code[-1]).is_relative_to(Path(__file__).parents[1])
 
 
 def _dead_handler(dotted: str, root: Path, store: StoreOffer) -> DeadLetterFunction:
@@ -140,7 +102,7 @@ def _all_async(handlers: Iterable[str], root: Path) -> bool:
     """Whether each handler that can be imported is async."""
     are_async = []
     for dotted in handlers:
-        with contextlib.suppress(UsageError, SystemExit):
+        with contextlib.suppress(UsageError):
             are_async.append(resolve(dotted, root).is_async)
     return all(are_async)
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from feedbus.config.draft import Draft
+from feedbus.config.import_faults import import_fault
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.problems import Fault
 from feedbus.errors import UsageError
-from feedbus.handling.handlers import resolve_object
+from feedbus.handling.imported_objects import resolve_object
 from feedbus.name_list import nearest
 from feedbus.topology import PEEWEE, SESSIONS, SQLALCHEMY
 
@@ -145,8 +146,7 @@ def _faults(options: dict[str, Any], root: Path) -> Iterator[tuple[KeyPath, Faul
         try:
             kind = resolve_object("sqlalchemy:Engine", root)
         except UsageError as error:
-            message = f"{error}; install it with: pip install 'feedbus[sqlalchemy]'"
-            yield ("store", "adapter"), Fault(message=message, expected="a driver")
+            yield ("store", "adapter"), import_fault(error, "a driver", root)
             return
         yield from _fits("engine", options, root, lambda found: isinstance(found, kind))
     elif adapter != PEEWEE:
@@ -172,10 +172,7 @@ def _fits(
     try:
         found = resolve_object(dotted, root)
     except UsageError as error:
-        yield (
-            ("store", option),
-            Fault(message=str(error), expected=expected, suggestion=_suggest(dotted)),
-        )
+        yield ("store", option), import_fault(error, expected, root, _suggest(dotted))
         return
     if not fits(found):
         got = f"a {type(found).__name__}"

@@ -16,7 +16,8 @@ from feedbus.dispatch.failure_policy import Decision
 from feedbus.dispatch.publications import Publications
 from feedbus.errors import InvalidBody, Outage, StoreOutage, described
 from feedbus.handling.dead_handlers import DeadLetterFunction
-from feedbus.handling.handlers import check_returned, refuse_in_transaction, resolve_object
+from feedbus.handling.handlers import check_returned, refuse_in_transaction
+from feedbus.handling.imported_objects import resolve_object
 from feedbus.handling.parameters import GivenDeadLetter
 from feedbus.handling.resources import Resources
 from feedbus.logs import EventLog

@@ -123,10 +123,13 @@ def shown(found: Any) -> str:
 def file_and_line(marked: object) -> str:
     """Return the text " (file:line)" for a function or class, or "" if its file is not known.
 
-    Texts of errors contain it after the name of the function or class.
+    For any other object, the text is that of its class. Texts of errors contain it after the name
+    of the function or class.
     """
     try:
         home: Any = inspect.unwrap(marked) if callable(marked) else marked
+        if not inspect.isroutine(home):
+            home = home if isinstance(home, type) else type(home)
         file, line = inspect.getsourcefile(home), inspect.getsourcelines(home)[1]
     except (TypeError, OSError):
         return ""

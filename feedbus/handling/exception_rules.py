@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from feedbus.errors import Drop, Outage, Reject, Retry, UsageError
-from feedbus.handling.handlers import resolve_object
+from feedbus.handling.imported_objects import resolve_object
 
 # Rules cannot name these exceptions, because what feedbus does after them cannot be changed.
 OF_FIXED_MEANING = (Drop, Outage, Reject, Retry)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +12,7 @@ from typing import Any, TypeVar, cast, get_origin, overload
 from feedbus.errors import Drop, Reject, Retry, UsageError
 from feedbus.handling.annotations import Unfit
 from feedbus.handling.awaited_bus_calls import refuse_awaited_bus
+from feedbus.handling.imported_objects import resolve_object
 from feedbus.handling.message_types import RecordLoader, UnfitMessageType, loader_of, row_type
 from feedbus.handling.parameters import (
     Call,
@@ -24,10 +23,12 @@ from feedbus.handling.parameters import (
     refuse_async_resources,
 )
 from feedbus.handling.resources import Resources
+from feedbus.wrong_argument import refuse
 
 Function = TypeVar("Function", bound=Callable[..., Coroutine[Any, Any, None] | None])
 MARK = "__feedbus_handler__"
 EXPECTED = "a function that returns None"
+NOT_IN_CODE = "queues and their options, such as retry, are in topology.toml"
 
 
 class UnfitHandler(Unfit):
@@ -173,7 +174,7 @@ def handler(message: type[Any], /, *, batch: bool = False) -> Callable[[Function
 def handler(*, batch: bool = False) -> Callable[[Function], Function]: ...
 @overload
 def handler(function: Function, /) -> Function: ...
-def handler(message: Any = None, /, *, batch: bool = False) -> Any:
+def handler(message: Any = None, /, *, batch: bool = False, **others: object) -> Any:
     """Mark a function, sync or async, as the handler of a queue's messages.
 
         @handler                        # the annotation of the first parameter is the message type
@@ -189,6 +190,7 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
         message: the type of one record: a marshmallow schema, a dataclass, a msgspec.Struct, a
             pydantic model, dict, str or bytes. By default, the annotation of the first parameter.
         batch: True if the function takes Records, False if it takes a single record.
+        others: no other argument is allowed; the error says where options of queues belong.
 
     The marked function can have further parameters. feedbus selects their values by their
     annotations: a Bus, the Message, the session of the store, and the values of resources.
@@ -197,14 +199,20 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
         UnfitHandler: the type is not a message type, or the marked object is not a function that
             can be a handler. For example, a generator function is refused, because feedbus does not
             iterate over results. A callable object and a functools.partial are accepted.
+        TypeError: an argument is unknown, or `message` is a value and not a type.
 
     """
+    if others:
+        msg = f"handler() has no argument '{min(others)}': expected batch; {NOT_IN_CODE}"
+        raise TypeError(msg)
     if message is not None and not _is_type(message):
         return _mark(message, None, batch=batch)
     if message is not None:
         try:
             loader_of(message)
         except UnfitMessageType as error:
+            if not isinstance(message, type) and get_origin(message) is None:
+                refuse("message", error.expected, message, error.advice or NOT_IN_CODE)
             got = f"is {error.got}, which is not a message type"
             raise UnfitHandler(message, error.expected, got, error.advice) from error
     return partial(_mark, declared=message, batch=batch)
@@ -300,34 +308,3 @@ def resolve(dotted: str, root: Path) -> Handler:
     # A decorator above @handler returns a wrapper. If the wrapper has a copy of the mark, as
     # functools.wraps() makes it, the wrapper is called, and not the function in it.
     return marked if marked.function is found else replace(marked, function=found)
-
-
-def resolve_object(dotted: str, root: Path) -> Any:
-    """Import any object, and return it.
-
-    Args:
-        dotted: "package.module:name".
-        root: the folder of the topology, which is added to sys.path.
-
-    Raises:
-        UsageError: the object cannot be imported.
-
-    """
-    module_name, separator, name = dotted.partition(":")
-    if not (module_name and separator and name):
-        msg = f"expected 'package.module:name', got '{dotted}'"
-        raise UsageError(msg)
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
-    try:
-        module = importlib.import_module(module_name)
-    except Unfit as error:
-        error.at_import = True
-        raise
-    except Exception as error:
-        msg = f"cannot import {module_name}: {type(error).__name__}: {error}"
-        raise UsageError(msg) from error
-    if not hasattr(module, name):
-        msg = f"the module {module_name} has no '{name}'"
-        raise UsageError(msg)
-    return getattr(module, name)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from feedbus.errors import described
 from feedbus.handling.annotations import Unfit, file_and_line, name_of
-from feedbus.handling.handlers import resolve_object
+from feedbus.handling.imported_objects import resolve_object
 from feedbus.handling.parameters import Given, Parameters, Resource, Source
 from feedbus.handling.resources import Resources
 from feedbus.records import Records

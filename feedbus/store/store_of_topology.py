@@ -7,7 +7,7 @@ from pathlib import Path
 
 from feedbus.clock import Waiting
 from feedbus.errors import Outage, StoreOutage, UsageError
-from feedbus.handling.handlers import resolve_object
+from feedbus.handling.imported_objects import resolve_object
 from feedbus.process.slow_server_notices import notices
 from feedbus.store.no_store import NoStore
 from feedbus.store.protocol import Store
