@@ -137,9 +137,9 @@ def test_up_refuses_each_object_that_only_apply_replaces_and_names_apply(
     back = system.changed(queue())
     for topology, reason in (
         (ordered, "work: x-single-active-consumer is not set on the broker, but true in the"),
-        (moved, "20: x-dead-letter-exchange is '' on the broker, but "),
         (topic, "type is direct on the broker, but topic in the topology;"),
         (back, "type is topic on the broker, but direct in the topology;"),
+        (moved, "20: x-dead-letter-exchange is '' on the broker, but "),
     ):
         with pytest.raises(UsageError, match=f"{reason}.*run `feedbus apply`, which"):
             topology_setup.set_up(topology)

@@ -15,7 +15,7 @@ from feedbus import broker
 from feedbus.apply import apply
 from feedbus.broker import inventory
 from feedbus.broker_names import Names
-from feedbus.errors import Retry
+from feedbus.errors import Retry, UsageError
 from feedbus.generations import queue_removal, topology_setup
 from feedbus.plan import Watchers
 from feedbus.plan.planning import make_plan
@@ -23,7 +23,7 @@ from feedbus.plan.unread_queues import find_unread_queues, unread_queue_notes
 from feedbus.process.slots import run_folder
 from feedbus.topology import Batch, RetryPolicy, Topology
 from servers import versions
-from tests.applying import carry_out, nothing_to_do
+from tests.applying import carry_out, killed_at, nothing_to_do
 from tests.projects import wait_until
 from tests.small_topologies import BATCH, queue, sharded
 from tests.system_fixtures import systems_on
@@ -66,6 +66,14 @@ def remove(
         progress=lambda _left: None,
     )
     return done, lines
+
+
+def broker_consumers(system: System) -> list[int]:
+    """Return the number of consumers of each shard."""
+    names, topology = Names(system.topology), system.topology
+    with broker.connect(topology) as connection:
+        members = names.members(topology.generation("ring"))
+        return [broker.count_consumers(connection, each) for each in members]
 
 
 def gone(**options: Any) -> Any:
@@ -148,6 +156,52 @@ def test_the_shards_of_a_removed_ring_are_deleted_when_their_messages_are_handle
     assert done, lines
     assert sorted(system.seen) == [*range(COUNT)]
     assert nothing_to_do(wanted)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_shards_of_a_removed_ring_are_kept_until_their_retries_are_handled(
+    make: Callable[..., System], interrupted: bool
+) -> None:
+    retry = RetryPolicy((0.7,), "dead-letter")
+    system = make(queue(), sharded(2, order_by="", retry=retry, prefetch=1))
+    lock, failed = threading.Lock(), set[int]()
+
+    def handle(message: dict[str, Any], _bus: Any) -> None:
+        time.sleep(0.2)
+        with lock:
+            if message["n"] not in failed:
+                failed.add(message["n"])
+                raise Retry
+            system.note(message)
+
+    exchanges = {name: one for name, one in system.topology.exchanges.items() if not one.hashed}
+    wanted = replace(system.topology, queues={"work": queue()}, exchanges=exchanges)
+    if interrupted:
+        assert killed_at("delay-deleted", lambda: carry_out(wanted))
+    with ExitStack() as consumers:
+        for name in ("shard_0", "shard_1"):
+            consumers.enter_context(system.running(handle, name))
+        wait_until(lambda: all(broker_consumers(system)))
+        with system.bus() as bus:
+            bus.publish_many("ring", [({"n": n}, str(n)) for n in range(COUNT)])
+        done, lines = remove(wanted, consumers, "shard_0", "shard_1")
+    assert done, lines
+    assert sorted(system.seen) == [*range(COUNT)]
+    if interrupted:  # the retry queue was missing when the plan was made
+        carry_out(wanted)
+    assert nothing_to_do(wanted)
+
+
+def test_a_ring_that_stays_without_queues_is_refused(make: Callable[..., System]) -> None:
+    system = make(queue(), sharded(2))
+    wanted = system.changed(queue())
+    system.publish([1], "ring", "key")
+    with pytest.raises(UsageError, match=r"  ring: .*Remove \[exchanges.ring\], too"):
+        carry_out(wanted)
+    with pytest.raises(UsageError, match=r"ring 'ring': no queue in the topology uses"):
+        topology_setup.set_up(wanted)
+    system.run_all(system.note)
+    assert system.seen == [1]
 
 
 def test_a_sharded_queue_that_is_renamed_hands_its_messages_to_the_new_shards(

@@ -237,8 +237,9 @@ def _make(
             connection, topology, topology.consumer(consumer)
         ).carry_out()
     for queue, retry_queue in work.retry_queues:
+        quorum = topology.queues[queue].type == "quorum"
         retry_queue_replacement.replace_retry_queue(
-            connection, topology, topology.queues[queue], retry_queue
+            connection, topology, retry_queue, quorum=quorum
         )
     broker.declare(channel, topology)
     exit_after_step("created")
@@ -264,9 +265,15 @@ def _unbind(connection: Connection, topology: Topology, plan: Plan) -> None:
     """
     seen = inventory.read_inventory(topology)
     channel = connection.channel()
-    for exchange in plan.work.deleted_exchanges:
-        if not has_role(exchange, NEEDED_TO_THE_END):
-            channel.exchange_delete(exchange)
+    unneeded = [one for one in plan.work.deleted_exchanges if not has_role(one, NEEDED_TO_THE_END)]
+    for retry_queue in plan.work.deleted_exchanges:
+        if has_role(retry_queue, {Role.RETRY}) and retry_queue not in plan.work.nonempty:
+            for entry in unneeded:
+                retry_queue_replacement.return_retries_to_ring(
+                    connection, topology, seen, retry_queue, entry
+                )
+    for exchange in unneeded:
+        channel.exchange_delete(exchange)
     for queue in plan.work.queues_to_empty:
         for binding in seen.bound_to("queue", queue):
             if not has_role(binding.source, NEEDED_TO_THE_END):

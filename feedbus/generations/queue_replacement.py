@@ -117,7 +117,8 @@ class QueueReplacement:
             self._close_gate()
             exit_after_step("gate-closed")
             for retry_queue in self._retry_queues(seen):
-                park(self.connection, self.topology, self.consumer.queue, retry_queue)
+                quorum = self.consumer.queue.type == "quorum"
+                park(self.connection, self.topology, retry_queue, quorum=quorum)
             exit_after_step("retries-parked")
             self._empty()
             exit_after_step("queue-deleted")

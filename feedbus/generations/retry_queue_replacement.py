@@ -1,4 +1,4 @@
-"""Replace a retry queue by one with other arguments, and park retries meanwhile.
+"""Replace a retry queue by one with other arguments, and park its retries meanwhile.
 
 Retries are *parked* while their retry queue, or the queue of their records, is deleted and declared
 again: they are in another queue, until unpark() moves them back.
@@ -10,7 +10,7 @@ from feedbus import broker
 from feedbus.broker import declarations, queue_arguments
 from feedbus.broker.differences import find_differences
 from feedbus.broker.inventory import Inventory
-from feedbus.broker_names import PARKED, Names, Role, derived
+from feedbus.broker_names import PARKED, Names, Role, belongs_to_queue, derived
 from feedbus.generations.queue_deletion import move_and_delete
 from feedbus.generations.queue_emptying import MessageMover, QueueEmptier
 from feedbus.generations.switch import exit_after_step
@@ -70,7 +70,7 @@ def wrong_retry_queues(topology: Topology, queue: Queue, seen: Inventory) -> lis
 
 
 def replace_retry_queue(
-    connection: Connection, topology: Topology, queue: Queue, retry_queue: str
+    connection: Connection, topology: Topology, retry_queue: str, *, quorum: bool
 ) -> None:
     """Delete a retry queue with wrong arguments, after its retries were moved to another queue.
 
@@ -80,8 +80,8 @@ def replace_retry_queue(
     Args:
         connection: a connection to the topology's broker.
         topology: the topology.
-        queue: the queue of the records.
         retry_queue: the name of the retry queue on the broker.
+        quorum: whether the queue of the records is a quorum queue.
 
     """
     channel = connection.channel()
@@ -90,13 +90,58 @@ def replace_retry_queue(
         channel.queue_unbind(retry_queue, retry_queue, "")
     channel.close()
     broker.clock(topology).sleep(broker.in_flight_seconds(topology))
-    park(connection, topology, queue, retry_queue)
+    park(connection, topology, retry_queue, quorum=quorum)
     exit_after_step("delay-parked")
     move_and_delete(connection, topology, retry_queue, Names(topology).parked_retries(retry_queue))
     exit_after_step("delay-deleted")
 
 
-def park(connection: Connection, topology: Topology, queue: Queue, retry_queue: str) -> None:
+def return_retries_to_ring(
+    connection: Connection, topology: Topology, seen: Inventory, retry_queue: str, entry: str
+) -> None:
+    """Replace a retry queue of removed shards, so that its retries return to their ring.
+
+    Retries of shards return to the entry, the exchange in front of the ring. If the entry is
+    removed from the topology, `feedbus apply` deletes it first, so that no new messages arrive.
+    Then the broker would drop the retries. The ring stays until its shards are empty.
+
+    The delay of waiting retries begins again. Meanwhile, a consumer that has to send a retry holds.
+
+    Args:
+        connection: a connection to the topology's broker.
+        topology: the topology, without the queue of the records.
+        seen: the objects that the broker has.
+        retry_queue: the name of the retry queue on the broker.
+        entry: the name of the entry on the broker. If other queues use it, nothing is changed.
+
+    """
+    made = derived(retry_queue)
+    shards = [
+        (ring.destination, binding.destination)
+        for ring in seen.bindings
+        if ring.kind == "exchange" and ring.source == entry
+        for binding in seen.bindings
+        if binding.source == ring.destination
+        if made is not None and belongs_to_queue(binding.destination, made.owner)
+    ]
+    if made is None or not shards:
+        return
+    ring, shard = shards[0]
+    quorum = seen.queues[shard].arguments.get("x-queue-type") == "quorum"
+    if broker.queue_exists(connection, retry_queue):  # else, an interrupted call has deleted it
+        replace_retry_queue(connection, topology, retry_queue, quorum=quorum)
+    milliseconds = int(retry_queue.rpartition(".")[2])
+    arguments = {"x-message-ttl": milliseconds, "x-dead-letter-exchange": ring}
+    channel = connection.channel()
+    declarations.declare_auxiliary(channel, retry_queue, arguments, quorum=quorum)
+    channel.queue_bind(retry_queue, retry_queue, "")
+    parked = Names(topology).parked_retries(retry_queue)
+    channel.exchange_delete(parked)
+    channel.close()
+    move_and_delete(connection, topology, parked, retry_queue)
+
+
+def park(connection: Connection, topology: Topology, retry_queue: str, *, quorum: bool) -> None:
     """Park retries: move them from their retry queue to another queue.
 
     replace_retry_queue() calls this before it deletes the retry queue.
@@ -104,14 +149,14 @@ def park(connection: Connection, topology: Topology, queue: Queue, retry_queue: 
     Args:
         connection: a connection to the topology's broker.
         topology: the topology.
-        queue: the queue of the records.
         retry_queue: the name of the retry queue on the broker.
+        quorum: whether the queue of the records is a quorum queue.
 
     """
     parked = Names(topology).parked_retries(retry_queue)
     channel = connection.channel()
     channel.exchange_declare(parked, "fanout", durable=True, auto_delete=False)
-    declarations.declare_auxiliary(channel, parked, {}, quorum=queue.type == "quorum")
+    declarations.declare_auxiliary(channel, parked, {}, quorum=quorum)
     channel.queue_bind(parked, parked, "")
     channel.close()
     with QueueEmptier(connection, retry_queue, MessageMover(connection, parked)) as emptier:

@@ -19,6 +19,7 @@ from dataclasses import replace
 
 from feedbus import broker
 from feedbus.broker_names import Names
+from feedbus.errors import UsageError
 from feedbus.generations import older_topology_files, state_queues
 from feedbus.generations.held_messages import append_held
 from feedbus.generations.ring_state import RingState
@@ -32,6 +33,11 @@ events = EventLog(__name__)
 
 EXIT_AT = "FEEDBUS_EXIT_AT"  # an environment variable, see exit_after_step()
 EXIT_CODE = 99
+# Why a ring cannot be changed to one without shards.
+NO_SHARDS = (
+    "no queue in the topology uses this exchange any more, so no consumer would empty its old"
+    " queues. Remove [exchanges.{exchange}], too, and run `feedbus apply` while the consumers run"
+)
 
 
 def switch_ring(
@@ -67,7 +73,7 @@ def switch_ring(
             caller releases the lock for a moment, and calls the function again.
         Outage: no ring has a queue for a held message; an operator may have deleted the queues.
         UsageError: the ledger or the readers' queue has a message that feedbus did not write, and
-            neither of them has a state.
+            neither of them has a state; or the last queue of the ring was removed.
 
     """
     names = Names(topology)
@@ -96,6 +102,9 @@ def switch_ring(
         # this queue after the last switch had emptied it.
         append_held(channel, names, exchange, (state.current,))
         return state
+    elif loses_all_shards(state, wanted_generation):
+        msg = f"ring '{exchange}': {NO_SHARDS.format(exchange=exchange)}"
+        raise UsageError(msg)
     else:
         draining = (*state.draining, state.current)
         disordered = (state.current.number,) if state.disordered else ()
@@ -170,6 +179,20 @@ def same_ring(one: Generation, other: Generation) -> bool:
 
     """
     return (one.members, one.shape) == (other.members, other.shape)
+
+
+def loses_all_shards(state: RingState, wanted: Generation) -> bool:
+    """Whether the topology has removed the last queue of a ring, but not its exchange.
+
+    No switch to such a ring is possible: the consumers of the current ring empty the queues of the
+    earlier ones, and this ring would have no consumer.
+
+    Args:
+        state: the state of the ring.
+        wanted: the generation that the topology declares.
+
+    """
+    return bool(state.current.members) and not wanted.members
 
 
 def exit_after_step(name: str) -> None:

@@ -88,6 +88,7 @@ class Comparison:
         declared.schedules()
         timer_bindings = tuple(declared.timer())
         bindings = tuple(declared.bindings())
+        self._refuse_rings_without_shards()
         to_empty, deleted, nonempty = self._leftover_queues()
         return ObjectsToChange(
             exchanges=exchanges,
@@ -103,6 +104,12 @@ class Comparison:
             nonempty=tuple(nonempty),
             deleted_exchanges=tuple(self._leftover_exchanges()),
         )
+
+    def _refuse_rings_without_shards(self) -> None:
+        """Add a dangerous change for each ring whose last queue was removed."""
+        for name, state in self.states.items():
+            if switch.loses_all_shards(state, self.topology.generation(name)):
+                self._note("dangerous", "ring", name, switch.NO_SHARDS.format(exchange=name))
 
     @property
     def _names(self) -> Names:

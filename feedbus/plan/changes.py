@@ -22,13 +22,14 @@ class Change:
 
     The deletion of a queue with messages is dangerous if no consumer empties the queue. If
     --delete-nonempty names the queue, the action is "delete" instead. The deletion of a queue from
-    which another program consumes is always dangerous.
+    which another program consumes is always dangerous. The same is true for a ring whose last queue
+    was removed, if its exchange stays: no consumer would empty its old queues.
 
     `feedbus plan` prints the changes.
 
     Attributes:
         action: "create", "change" or "delete"; or "dangerous" for a deletion that loses messages or
-            takes the queue from another program.
+            takes the queue from another program, and for a ring that loses all its queues.
         kind: the kind of the object, such as "queue".
         name: the name of the object.
         reason: why the plan changes the object.
