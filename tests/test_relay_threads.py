@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from feedbus.errors import PublishError
+from feedbus.errors import BrokerOutage, PublishError
 from feedbus.store.key_locks import KeyLocks
 from feedbus.store.outbox_publishing import publish_pending
 from feedbus.store.peewee import PeeweeStore
@@ -29,6 +29,7 @@ class HeldBus:
         self.published: list[int] = []
         self.asked: list[int] = []
         self.let_go = threading.Event()
+        self.outage: BrokerOutage | None = None
 
     def selects_shards(self, exchange: str) -> bool:
         return exchange == "orders"
@@ -38,6 +39,8 @@ class HeldBus:
 
     def publish(self, number: int, key: str) -> Exception | None:
         self.asked.append(number)
+        if self.outage is not None:
+            return self.outage
         if key == "held":
             assert self.let_go.wait(PATIENCE_SECONDS)
         if key in self.refused or number in self.refused_once:
@@ -117,6 +120,24 @@ def test_the_relays_own_thread_does_not_repeat_what_another_thread_publishes_slo
     assert bus.published == [1, left[0].id, 2, 3]
     relay._remove_published()
     assert store.outbox.pending() == []
+
+
+def test_after_an_outage_the_relay_leaves_young_rows_to_the_process_that_added_them(
+    store, bus, relay
+):
+    relay.publish(rows(store, "other"))
+    relay._remove_published()
+    (theirs,) = rows(store, "theirs")  # another process is sending this row
+    later, mine = rows(store, "theirs", "mine")
+    bus.outage = BrokerOutage("the broker is unavailable")
+    relay.publish([later, mine])
+    bus.outage = None
+    relay._publish_leftover_rows()
+    assert bus.published == [1, json.loads(mine.payload)["n"]]
+    store.outbox.remove([theirs.id])
+    relay._is_unavailable = True
+    relay._publish_leftover_rows()
+    assert bus.published[2:] == [json.loads(later.payload)["n"]]
 
 
 def test_a_key_that_a_thread_has_used_is_left_out_of_the_whole_run_of_the_relay(store, bus, relay):

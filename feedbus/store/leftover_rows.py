@@ -168,7 +168,7 @@ class LeftoverRows:
             min(self._last_leftover_row, first_row - 1),
             self._keys(first_row, last_row),
         )
-        while self._include_rows_in_flight(rows := read_earlier()):
+        while self.find_in_flight(rows := read_earlier()):
             self.clock.sleep(POLL_SECONDS)
         if not rows:
             yield ()
@@ -202,16 +202,20 @@ class LeftoverRows:
             after = rows[-1].id
         return keys
 
-    def _include_rows_in_flight(self, rows: Sequence[OutboxRow]) -> bool:
-        """Whether one of the rows is so young that another process may still be sending it.
+    def find_in_flight(self, rows: Sequence[OutboxRow]) -> set[int]:
+        """Return the ids of rows that are so young that another process may still send them.
 
         Rows that this process has given to add() are not in flight. A row can have a time in the
         future, if the clock was set back. Such a row does not count as young: the caller would wait
         until the row is old enough, which could be long.
+
+        Args:
+            rows: rows of the outbox.
+
         """
         present = now(self.clock)
         young_ids = {
             row.id for row in rows if 0 <= present - row.created_at < MIN_AGE_SECONDS * 1_000_000
         }
         with self._state_lock:
-            return bool(young_ids.difference(*(ids for _, ids in self._recently_left)))
+            return young_ids.difference(*(ids for _, ids in self._recently_left))

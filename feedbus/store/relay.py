@@ -220,7 +220,7 @@ class Relay:
     def _publish_leftover_rows(self) -> None:
         # Usually rows younger than IN_FLIGHT_SECONDS are left out, because publish() may still be
         # sending them. After a failure, publish() sends nothing, and leaves its rows to this
-        # thread. So their age does not matter then.
+        # thread. So the age of these rows does not matter then; see _leave_out_published().
         min_age_seconds = 0.0 if self._is_unavailable else IN_FLIGHT_SECONDS
         count = publish_pending(
             self.store,
@@ -235,7 +235,7 @@ class Relay:
         self._is_unavailable = False
 
     def _leave_out_published(self) -> Callable[[Sequence[OutboxRow]], Sequence[OutboxRow]]:
-        """Return a function that leaves out rows that publish() has published or is publishing.
+        """Return a function that leaves out rows that were published or are being published.
 
         If the relay's thread also published such a row, the second message could arrive after later
         messages of its key.
@@ -244,6 +244,7 @@ class Relay:
         publish() is publishing rows of a key at that time, in another thread, the function leaves
         out all rows of the key in this page and in later pages. The reason: publish() can fail, and
         leave its rows in the outbox. Then later rows of the key must not be published before them.
+        A row that another process may be publishing holds back the later rows of its key, too.
         """
         busy: set[Key] = set()
 
@@ -253,11 +254,15 @@ class Relay:
             # `_published_ids`, and then releases the locks of their keys. In the other order, a
             # call of publish() that ends between the two reads would not be seen.
             published_ids = set(self._published_ids)
-            return [
-                row
-                for row in rows
-                if (row.exchange, row.key) not in busy and row.id not in published_ids
-            ]
+            # Without an outage, publish_pending() has left out the young rows.
+            in_flight = self._leftover_rows.find_in_flight(rows) if self._is_unavailable else ()
+            chosen: list[OutboxRow] = []
+            for row in rows:
+                if row.id in in_flight and row.id not in published_ids:
+                    busy.add((row.exchange, row.key))
+                elif (row.exchange, row.key) not in busy and row.id not in published_ids:
+                    chosen.append(row)
+            return chosen
 
         return choose
 
