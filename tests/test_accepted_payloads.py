@@ -382,3 +382,19 @@ def test_the_key_of_a_column_is_the_text_of_its_json() -> None:
     read = decode(pack.encode(), PACK, "", "")
     assert pack.keys == read.keys == list(map(pack.key, range(len(values))))
     assert pack.keys == ["red", "red", "1", "1", "1.5", "True", "None", str(2**70)]
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ((1, 2), "[1, 2]"),
+        ([1, (2,)], "[1, [2]]"),
+        ([Color.RED], "['red']"),
+        ({1: (2.5, None)}, "{'1': [2.5, None]}"),
+    ],
+)
+def test_the_key_of_a_column_with_lists_is_the_text_that_a_consumer_reads(
+    value: object, key: str
+) -> None:
+    pack = Pack.numbered("a", "k", {}, {"k": [value]})
+    assert pack.keys == decode(pack.encode(), PACK, "", "").keys == [pack.key(0)] == [key]

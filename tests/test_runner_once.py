@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -20,8 +21,10 @@ from feedbus.bus.sender import Sender
 from feedbus.clock import VirtualClock
 from feedbus.dead_letters.requeue import Requeue
 from feedbus.dispatch.skipped_records import SkippedRecords
+from feedbus.errors import BrokerOutage
 from feedbus.metrics import Metrics
 from feedbus.records import Records
+from feedbus.runner.queue_reader import QueueReader
 from feedbus.store.outbox_publishing import publish_pending
 from feedbus.store.peewee import PeeweeStore, bind, bound
 from feedbus.topology import RetryPolicy
@@ -339,3 +342,27 @@ def test_the_verdicts_of_a_batch_with_a_repeat_are_those_of_their_records(tmp_pa
         system.run(reject_last, batch=True)
         assert system.seen == [2, 3]
         assert [json.loads(letter.body) for letter in system.dead()] == [{"n": 3}]
+
+
+def test_a_delayed_message_that_was_handled_before_it_expired_is_skipped(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_once(reading: QueueReader, tag: int) -> None:
+        if losses:
+            reason = losses.pop()
+            raise BrokerOutage(reason)
+        settle(reading, tag)
+
+    def handle(message: dict[str, Any], _bus: Bus) -> None:
+        time.sleep(1.5)
+        system.note(message)
+
+    settle = QueueReader.settle_up_to
+    losses = ["the connection was lost before the acknowledgement"]
+    monkeypatch.setattr(QueueReader, "settle_up_to", lose_once)
+    system = make(queue(once=True))
+    with system.bus() as bus:
+        bus.publish("work", {"n": 1}, delay=0.1, expires=1.5)
+    system.run(handle, idle_seconds=2.0)
+    assert not losses
+    assert (system.seen, system.dead()) == ([1], [])

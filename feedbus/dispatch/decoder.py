@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -50,6 +50,7 @@ class Decoder:
         wrapped_handlers: Sequence[WrappedHandler],
         failure_policy: FailurePolicy,
         order_decisions: OrderDecisions | None,
+        is_handled: Callable[[Delivery], bool],
     ) -> None:
         """Create the decoder for the handlers of a queue.
 
@@ -60,8 +61,11 @@ class Decoder:
             wrapped_handlers: the handlers of the routes, in the same order, with the middleware.
             failure_policy: returns the decision on a record that has failed or cannot be decoded.
             order_decisions: decides which records wait; None if the queue has no `order_by`.
+            is_handled: returns whether the effects of a delivery are committed. It is called for an
+                expired delivery.
 
         """
+        self._is_handled = is_handled
         self._consumer = consumer
         self._routes = routes
         self._failure_policy = failure_policy
@@ -256,7 +260,9 @@ class Decoder:
             return self._append_undecodable(
                 inputs, delivery, self._failure_policy.reject_undecodable(delivery)
             )
-        if delivery.expired(self._failure_policy.clock):
+        # A message that was handled before it expired can be delivered again. Then it is decoded,
+        # and skipped like any other redelivery.
+        if delivery.expired(self._failure_policy.clock) and not self._is_handled(delivery):
             # The message was delayed, and no consumer has taken it within its `expires`. Its dead
             # letter blocks no key, even with `block_on_dead`. The reason: if the broker itself
             # removes an expired message from a queue, no key is blocked either.

@@ -116,6 +116,7 @@ class Dispatch:
             wrap_handlers(topology, consumer, handlers, store, resources),
             self._failure_policy,
             order_decisions,
+            self._is_handled,
         )
         self.blocked_keys = BlockedKeys(self._decoder, order_decisions)
         overtaken_records = OvertakenRecords(

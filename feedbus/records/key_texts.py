@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,8 @@ def key_text(value: object) -> str:
         return str.__str__(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return int.__repr__(value)
+    if isinstance(value, list | tuple | dict):  # in JSON, a tuple is a list
+        return str(json.loads(json.dumps(value)))
     return float.__repr__(value) if isinstance(value, float) else str(value)
 
 
