@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         PublishError,
         Reject,
         Retry,
+        UnexpectedResult,
         Unroutable,
         UsageError,
     )
@@ -52,6 +53,7 @@ HOMES = {
     "Records": "feedbus.records",
     "Reject": "feedbus.errors",
     "Retry": "feedbus.errors",
+    "UnexpectedResult": "feedbus.errors",
     "Unroutable": "feedbus.errors",
     "UsageError": "feedbus.errors",
     "connect": "feedbus.bus",
@@ -77,6 +79,7 @@ __all__ = [
     "Records",
     "Reject",
     "Retry",
+    "UnexpectedResult",
     "Unroutable",
     "UsageError",
     "__version__",

@@ -30,6 +30,13 @@ class UsageError(FeedbusError):
     """
 
 
+class UnexpectedResult(TypeError):  # noqa: N818 -- names what the handler did
+    """A handler returned a value other than None, which has no meaning for feedbus.
+
+    The queue's `retry` determines what happens to the record, as after any other exception.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A problem in a topology file, and its position; TopologyError contains all of them.

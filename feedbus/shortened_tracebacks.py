@@ -1,11 +1,14 @@
-"""Remove feedbus's own calls from the beginning of a traceback."""
+"""Remove feedbus's own calls from the beginning and the end of a traceback."""
 
 from __future__ import annotations
 
 import os
 import sysconfig
+from collections.abc import Sequence
 from traceback import TracebackException
 from types import TracebackType
+
+from feedbus.errors import UnexpectedResult
 
 FEEDBUS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")  # noqa: PTH118, PTH120, PTH100 -- file names of frames are texts
 STANDARD_LIBRARY = tuple(
@@ -16,37 +19,63 @@ INSTALLED = ("/site-packages/", "/dist-packages/")  # folders of installed libra
 
 
 def user_traceback(error: BaseException) -> TracebackType | None:
-    """Return the traceback of an exception from the first frame of the user's code on.
+    """Return the calls of an exception's traceback that a user needs; None if there are none.
 
-    Logs and dead letters use it, so they begin with the code of the project. If no frame is in the
-    user's code, the whole traceback is returned: it is the only hint.
+    Logs and dead letters use it, so they begin with the code of the project: the calls before the
+    first call of the user's code are removed. An exception of feedbus is about the user's code. So
+    the calls of feedbus after the last call of the user's code are removed, too. If no call is in
+    the user's code, the whole traceback is returned: it is the only hint.
     """
-    found = error.__traceback__
-    while found is not None and not is_of_user(found.tb_frame.f_code.co_filename):
-        found = found.tb_next
-    return found or error.__traceback__
+    calls: list[TracebackType] = []
+    call = error.__traceback__
+    while call is not None:
+        calls.append(call)
+        call = call.tb_next
+    kept = _kept([each.tb_frame.f_code.co_filename for each in calls], error)
+    shown = None
+    for each in reversed(calls[kept]):
+        shown = TracebackType(shown, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return shown
 
 
-def from_user_code(error: TracebackException) -> TracebackException:
-    """Remove the frames before the first frame of the user's code, and return the same object.
+def shortened_traceback(error: BaseException) -> TracebackException:
+    """Return an exception with its traceback for printing, with the calls of user_traceback().
 
-    The frames of the causes of the exception, and of the exceptions in an exception group, are
-    removed in the same way. If no frame of an exception is in the user's code, all its frames are
-    kept, as by user_traceback().
+    The tracebacks of the causes of the exception, and of the exceptions in an exception group, are
+    shortened in the same way.
     """
-    to_do: list[TracebackException | None] = [error]
+    shown = TracebackException.from_exception(error)
+    to_do: list[tuple[TracebackException | None, BaseException | None]] = [(shown, error)]
     seen_ids = set[int]()
     while to_do:
-        each = to_do.pop()
-        if each is None or id(each) in seen_ids:
+        each, raised = to_do.pop()
+        if each is None or raised is None or id(each) in seen_ids:
             continue
         seen_ids.add(id(each))
-        for position, frame in enumerate(each.stack):
-            if is_of_user(frame.filename):
-                del each.stack[:position]
-                break
-        to_do += [each.__cause__, each.__context__, *(each.exceptions or ())]
-    return error
+        kept = _kept([frame.filename for frame in each.stack], raised)
+        each.stack[:] = each.stack[kept]
+        to_do += [(each.__cause__, raised.__cause__), (each.__context__, raised.__context__)]
+        if isinstance(raised, BaseExceptionGroup):
+            to_do += zip(each.exceptions or (), raised.exceptions, strict=False)
+    return shown
+
+
+def _kept(files: Sequence[str], error: BaseException) -> slice:
+    """Return which calls of a traceback are shown.
+
+    Args:
+        files: the file of each call, the outermost call first.
+        error: the exception.
+
+    """
+    start = next((number for number, file in enumerate(files) if is_of_user(file)), None)
+    if start is None:  # the text of UnexpectedResult names the file and line of the handler
+        return slice(0, 0 if isinstance(error, UnexpectedResult) else len(files))
+    stop = len(files)
+    if type(error).__module__.partition(".")[0] == "feedbus":
+        while files[stop - 1].startswith(FEEDBUS):
+            stop -= 1
+    return slice(start, stop)
 
 
 def is_of_user(file: str) -> bool:

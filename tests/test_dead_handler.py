@@ -155,9 +155,9 @@ def test_one_that_returns_something_has_failed():
         system.publish("work", {"n": 1})
         system.run()
         (letter,) = system.dead_letters("work")
-        assert (
-            "failed: UnexpectedResult: the handler returned 'one': expected None" in letter.reason
-        )
+        line = answer.__code__.co_firstlineno
+        reason = f"answer ({__file__}:{line}) returned 'one': expected None"
+        assert f"failed: UnexpectedResult: {reason}" in letter.reason
 
 
 def test_an_outage_keeps_the_message_where_it_is_until_the_dead_handler_can_run():

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from marshmallow import Schema
 
-from feedbus import Reject, Retry, handler
-from feedbus.handling.handlers import MARK, UnexpectedResult, UnfitHandler, resolve
+from feedbus import Reject, Retry, UnexpectedResult, handler
+from feedbus.handling.handlers import MARK, UnfitHandler, resolve
 from feedbus.handling.parameters import Given
 from feedbus.handling.resources import Resources
 

@@ -124,7 +124,9 @@ def test_a_handler_that_returns_something_has_failed_and_has_no_effect(
     system.run(refuse)
     (letter,) = system.dead()
     assert system.seen == [1, 3]
-    assert letter.reason.startswith("UnexpectedResult: the handler returned Reject(")
+    line = refuse.__code__.co_firstlineno
+    assert f"refuse ({__file__}:{line}) returned Reject(" in letter.reason
+    assert letter.traceback == f"feedbus.errors.{letter.reason}"
     assert "write 'raise Reject(…)'" in letter.reason
     assert system.ready() == {"work": 0, "children": 0}
 

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
+from traceback import extract_tb
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedbus.errors import InvalidBody, UsageError
+from feedbus.records.publish_arguments import without_key
+from feedbus.shortened_tracebacks import user_traceback
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.amqp_encoding import ByteArray, Timestamp, read_properties, write_properties
 from feedbus.wire.constants import (
@@ -304,6 +307,25 @@ def test_a_traceback_that_has_no_call_of_the_users_code_keeps_all_calls():
     while error.__traceback__ is not None and "json" not in str(error.__traceback__.tb_frame):
         error.__traceback__ = error.__traceback__.tb_next
     assert "in loads\n" in traceback_text(error)
+
+
+def test_the_traceback_of_an_exception_of_feedbus_has_only_calls_of_the_users_code():
+    def fail() -> None:
+        without_key("feed", has_shards=True)
+
+    def fail_again() -> None:
+        try:
+            fail()
+        except UsageError as error:
+            raise LookupError from error
+
+    for error, calls in ((raised(fail), 2), (raised(fail_again), 4)):
+        text = traceback_text(error)
+        assert "in fail\n" in text
+        assert "in without_key\n" not in text
+        assert text.count('File "') == calls
+    logged = extract_tb(user_traceback(raised(fail)))
+    assert [call.name for call in logged] == ["raised", "fail"]
 
 
 def test_a_traceback_is_left_out_where_it_does_not_fit():

@@ -130,6 +130,7 @@ class DeadHandler:
         self._resources = resources
         self._record_loader = dead_letter_function.record_loader
         self._is_async = dead_letter_function.is_async
+        self._function = function
         self._call = dead_letter_function.parameters.call_of(function, resources.value_of)
 
     def call_before(self, delivery: Delivery, decision: Decision) -> Decision:
@@ -225,7 +226,7 @@ class DeadHandler:
                         self._resources.run(self._call_async(arguments, arguments_offered), seconds)
                     else:
                         for each in arguments:
-                            check_returned(self._call(each, arguments_offered))
+                            check_returned(self._function, self._call(each, arguments_offered))
                         bus.flush()
                 finally:
                     if os.getpid() != self._pid:  # the function has forked: this is the new process
@@ -236,7 +237,8 @@ class DeadHandler:
 
     async def _call_async(self, arguments: Sequence[Any], given: GivenDeadLetter) -> None:
         for each in arguments:
-            check_returned(await cast("Coroutine[Any, Any, object]", self._call(each, given)))
+            result = await cast("Coroutine[Any, Any, object]", self._call(each, given))
+            check_returned(self._function, result)
         # The bus refuses messages from now on. No other task of the loop runs before this call: a
         # task that the function has started must not publish any more.
         given.bus.flush()

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_origin, overload
 
-from feedbus.errors import Drop, Reject, Retry, UsageError
-from feedbus.handling.annotations import Unfit
+from feedbus.errors import Drop, Reject, Retry, UnexpectedResult, UsageError
+from feedbus.handling.annotations import Unfit, file_and_line, name_of
 from feedbus.handling.awaited_bus_calls import refuse_awaited_bus
 from feedbus.handling.imported_objects import resolve_object
 from feedbus.handling.message_types import RecordLoader, UnfitMessageType, loader_of, row_type
@@ -33,13 +33,6 @@ NOT_IN_CODE = "queues and their options, such as retry, are in topology.toml"
 
 class UnfitHandler(Unfit):
     """An object that is marked as a handler, but cannot be one."""
-
-
-class UnexpectedResult(TypeError):  # noqa: N818 -- names what the handler did
-    """A handler returned a value other than None, which has no meaning for feedbus.
-
-    The queue's `retry` determines what happens to the record, as after any other exception.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +89,10 @@ class Handler:
                 value, there is no parameter for the message, or the function awaits its bus.
 
         """
-        call = self._call(session_type, resources)
+        function, call = self.function, self._call(session_type, resources)
 
         def checked(argument: Any, given: Given) -> None:
-            check_returned(call(argument, given))
+            check_returned(function, call(argument, given))
 
         return checked
 
@@ -120,10 +113,11 @@ class Handler:
             Unfit: the function cannot be a handler.
 
         """
-        call = self._call(session_type, resources)
+        function, call = self.function, self._call(session_type, resources)
 
         async def checked(argument: Any, given: Given) -> None:
-            check_returned(await cast("Coroutine[Any, Any, object]", call(argument, given)))
+            result = await cast("Coroutine[Any, Any, object]", call(argument, given))
+            check_returned(function, result)
 
         return checked
 
@@ -265,14 +259,21 @@ def _any(kind: Callable[[Any], bool], *functions: object) -> bool:
     return any(map(kind, functions))
 
 
-def check_returned(result: object) -> None:
-    """Raise UnexpectedResult if the result of a handler is not None."""
+def check_returned(function: object, result: object) -> None:
+    """Raise UnexpectedResult if the result of a handler is not None.
+
+    Args:
+        function: the handler, or the dead handler.
+        result: what it returned.
+
+    """
     if result is not None:
-        raise UnexpectedResult(_complaint(result))
+        msg = f"{name_of(function)}{file_and_line(function)} {_complaint(result)}"
+        raise UnexpectedResult(msg)
 
 
 def _complaint(result: object) -> str:
-    """Return an error text for a handler's result; close a coroutine or a generator."""
+    """Return why a handler's result is wrong; close a coroutine or a generator."""
     got, advice = repr(result)[:200], "return nothing; raise Reject or Retry for another verdict"
     if isinstance(result, Drop | Reject | Retry):
         advice = f"write 'raise {type(result).__name__}(…)'"
@@ -286,7 +287,7 @@ def _complaint(result: object) -> str:
         advice = "its code has not run: write an 'async def' without 'yield'"
     elif inspect.isawaitable(result):
         advice = "it was not awaited: define the handler with 'async def', and await it there"
-    return f"the handler returned {got}: expected None; {advice}"
+    return f"returned {got}: expected None; {advice}"
 
 
 def resolve(dotted: str, root: Path) -> Handler:

@@ -21,14 +21,13 @@ import signal
 import sys
 import time
 from pathlib import Path
-from traceback import TracebackException
 
 from feedbus.errors import FeedbusError, Outage, described, error_text
 from feedbus.logs import EventLog, configure
 from feedbus.process.process_setup import SUPERVISED, follow_parent
 from feedbus.process.slots import run_folder
 from feedbus.process.slow_server_notices import notices
-from feedbus.shortened_tracebacks import from_user_code
+from feedbus.shortened_tracebacks import shortened_traceback
 from feedbus.supervisor.forkserver_client import ForkServer, Program
 from feedbus.supervisor.watcher_options import SUPERVISOR
 from feedbus.topology import Topology
@@ -148,6 +147,6 @@ if __name__ == "__main__":
         _print(error_text(error))
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 -- a function of the project may raise anything
-        _print("".join(from_user_code(TracebackException.from_exception(error)).format()).rstrip())
+        _print("".join(shortened_traceback(error).format()).rstrip())
         _print(f"error: {described(error)}; the traceback above shows where; nothing was started")
         sys.exit(1)

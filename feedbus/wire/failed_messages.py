@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from traceback import TracebackException
 from typing import Any
 
-from feedbus.shortened_tracebacks import from_user_code
+from feedbus.shortened_tracebacks import shortened_traceback
 from feedbus.units import counted
 from feedbus.wire.constants import (
     DEATHS,
@@ -162,12 +161,12 @@ def reason_text(reason: str) -> str:
 def traceback_text(error: BaseException) -> str:
     """Return the end of an exception's traceback as the text of a header of at most 4,096 bytes.
 
-    The text contains no values of variables, and no calls of feedbus before those of the handler.
+    The text contains no values of variables, and its calls are those of shortened_traceback().
     The message of each exception is shortened like a reason, so that there is room for the calls of
     the handler. The result is "" if the traceback cannot be formatted.
     """
     try:
-        lines = from_user_code(TracebackException.from_exception(error)).format()
+        lines = shortened_traceback(error).format()
         parts = [_cut(line.rstrip("\n"), REASON_BYTES) for line in lines]
     except Exception:  # noqa: BLE001 -- a handler's own class may raise anything here
         return ""
