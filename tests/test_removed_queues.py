@@ -16,7 +16,7 @@ from feedbus.apply import apply
 from feedbus.broker import inventory
 from feedbus.broker_names import Names
 from feedbus.errors import Retry, UsageError
-from feedbus.generations import queue_removal, topology_setup
+from feedbus.generations import removed_queues, topology_setup
 from feedbus.plan import Watchers
 from feedbus.plan.planning import make_plan
 from feedbus.plan.unread_queues import find_unread_queues, unread_queue_notes
@@ -224,10 +224,10 @@ def test_a_queue_that_the_topology_gets_again_is_not_deleted_and_its_fence_is_di
     name = f"{system.topology.name}.gone"
     names = Names(system.topology)
     with broker.connect(system.topology) as connection:
-        queue_removal.mark(connection.channel(), names, name)
-        queue_removal.put_fence(connection, name)
+        removed_queues.mark(connection.channel(), names, name)
+        removed_queues.put_fence(connection, name)
         topology_setup.set_up(system.topology)
-        assert not queue_removal.is_marked(connection, names, name)
+        assert not removed_queues.is_marked(connection, names, name)
     system.publish([1, 2], "other", "g")
     system.run(system.note, "gone")
     assert system.seen == [1, 2]
@@ -252,8 +252,8 @@ def test_the_proof_of_a_removed_queue_ends_when_the_topology_gets_it_again(
     with broker.connect(system.topology) as connection, system.running(handle, "gone"):
         system.publish([0], "other", "g")
         failed.wait()
-        queue_removal.mark(connection.channel(), names, name)
-        queue_removal.put_fence(connection, name)
+        removed_queues.mark(connection.channel(), names, name)
+        removed_queues.put_fence(connection, name)
         time.sleep(1.0)  # a probe is in the queue
         topology_setup.set_up(system.topology)
         connection.channel().queue_purge(names.retry_queue(system.topology.queues["gone"], 600_000))
@@ -272,8 +272,8 @@ def test_a_consumer_that_starts_while_its_queue_is_being_removed_empties_and_del
     name = f"{system.topology.name}.gone"
     system.publish([1, 2], "other", "g")
     with broker.connect(system.topology) as connection:
-        queue_removal.mark(connection.channel(), Names(system.topology), name)
-        queue_removal.put_fence(connection, name)
+        removed_queues.mark(connection.channel(), Names(system.topology), name)
+        removed_queues.put_fence(connection, name)
     assert system.run(system.note, "gone") == "its queue was removed from the topology"
     assert system.run(system.note, "gone") == "its queue was removed from the topology"
     assert system.seen == [1, 2]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from feedbus import broker
 from feedbus.broker_names import Names, Role, has_role
-from feedbus.generations import queue_removal, state_queues
+from feedbus.generations import removed_queues, state_queues
 from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Connection
 
@@ -45,7 +45,9 @@ class LeavingQueues:
         self._connection = connection
         self._clock = broker.clock(topology)
         self._queues = tuple(queues)
-        self._fence_due_at = dict.fromkeys(filter(queue_removal.ends_with_fence, queues), -math.inf)
+        self._fence_due_at = dict.fromkeys(
+            filter(removed_queues.ends_with_fence, queues), -math.inf
+        )
 
     def messages_left(self) -> list[int | None]:
         """Count the ready messages of each queue, and put a fence into each queue that needs one.
@@ -71,7 +73,7 @@ class LeavingQueues:
         if count == 0 and queue in self._fence_due_at:
             now = self._clock.monotonic()
             if now >= self._fence_due_at[queue]:
-                queue_removal.put_fence(self._connection, queue)
+                removed_queues.put_fence(self._connection, queue)
                 self._fence_due_at[queue] = now + FENCE_SECONDS
         elif count == 0 and not has_role(queue, {Role.BEFORE}):
             return None

@@ -25,8 +25,8 @@ from feedbus.errors import UsageError
 from feedbus.generations import (
     older_topology_files,
     queue_deletion,
-    queue_removal,
     queue_replacement,
+    removed_queues,
     retry_queue_replacement,
     state_queues,
     switch,
@@ -278,8 +278,8 @@ def _unbind(connection: Connection, topology: Topology, plan: Plan) -> None:
         for binding in seen.bound_to("queue", queue):
             if not has_role(binding.source, NEEDED_TO_THE_END):
                 channel.queue_unbind(queue, binding.source, binding.key)
-        if queue not in plan.work.nonempty and queue_removal.ends_with_fence(queue):
-            queue_removal.mark(channel, Names(topology), queue)
+        if queue not in plan.work.nonempty and removed_queues.ends_with_fence(queue):
+            removed_queues.mark(channel, Names(topology), queue)
     channel.close()
     exit_after_step("left-behind")
 

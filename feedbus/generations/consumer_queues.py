@@ -18,7 +18,7 @@ from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import (
     old_queue_shares,
     predecessors,
-    queue_removal,
+    removed_queues,
     ring_state,
     state_queues,
     switch,
@@ -156,7 +156,7 @@ class ConsumerQueues:
 
     def _is_removed(self, connection: Connection) -> bool:
         """Whether the topology no longer has the consumer's own queue."""
-        return queue_removal.is_marked(connection, self._names, self._own_queue)
+        return removed_queues.is_marked(connection, self._names, self._own_queue)
 
     def lists_to_read(self, connection: Connection) -> Iterator[Sequence[ReadableQueue]]:
         """Yield lists of queues; the consumer reads one list after the other.

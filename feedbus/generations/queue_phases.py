@@ -10,7 +10,7 @@ from typing import Literal
 from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import queue_removal, state_queues
+from feedbus.generations import removed_queues, state_queues
 from feedbus.generations.ring_state import RingState
 from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire.amqp_protocols import Channel, Connection
@@ -43,7 +43,7 @@ def phase_of(connection: Connection, topology: Topology, consumer: Consumer, que
     """
     names = Names(topology)
     phase = _phase_without_mark(connection, topology, consumer, queue)
-    if phase == "in use" and queue_removal.is_marked(connection, names, queue):
+    if phase == "in use" and removed_queues.is_marked(connection, names, queue):
         return "removed"
     return phase
 

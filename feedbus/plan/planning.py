@@ -12,8 +12,8 @@ from feedbus.generations.ring_state import RingState
 from feedbus.plan import ring_changes
 from feedbus.plan.broker_comparison import Comparison
 from feedbus.plan.changes import Change, Plan, Watchers
+from feedbus.plan.classic_queues import classic_queues_note
 from feedbus.plan.declared_objects import schedule_text
-from feedbus.plan.kept_types import classic_queues_note
 from feedbus.topology import Topology
 
 NOTHING_RUNS = "nothing runs here: `feedbus up` starts the consumers"

@@ -16,10 +16,10 @@ them into the waiting queue. Then the old queue is deleted in four steps:
    the other (feedbus.generations.probes).
 4. The reader deletes the queue.
 
-A queue that was removed from the topology ends in the same way (feedbus.generations.queue_removal).
-But records that wait for their next attempt return to this queue, and no other queue gets its
-waiting records. So in place of step 2, the reader continues to read the queue until no record waits
-for its next attempt, or for an earlier record of its key.
+A queue that was removed from the topology ends in the same way
+(feedbus.generations.removed_queues). But records that wait for their next attempt return to this
+queue, and no other queue gets its waiting records. So in place of step 2, the reader continues to
+read the queue until no record waits for its next attempt, or for an earlier record of its key.
 
 A step may not be possible yet, for example because the switch is not complete. Then the fence is
 processed again later. Meanwhile, the consumer handles the deliveries of its other queues.
@@ -32,7 +32,7 @@ from collections.abc import Callable
 from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import queue_removal
+from feedbus.generations import removed_queues
 from feedbus.generations.queue_phases import phase_of
 from feedbus.runner.queue_reader import QueueReader
 from feedbus.runner.run_state import Run
@@ -257,7 +257,7 @@ class Fences:
         topology = self._run.topology
         try:
             with broker.locked(raw, topology, wait_seconds=0.0):
-                if not queue_removal.is_marked(raw, Names(topology), reader.queue):
+                if not removed_queues.is_marked(raw, Names(topology), reader.queue):
                     reader.probes.abandon()
                     return False
                 return reader.delete_if_empty(
