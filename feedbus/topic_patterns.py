@@ -41,7 +41,16 @@ def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
 
 
 def _skip_hashes(pattern: Sequence[str], positions: set[int]) -> set[int]:
-    """Add the positions after each `#` at a position, because a `#` can stand for no words."""
+    """Return some positions in a pattern, and the positions that follow them after each `#`.
+
+    A `#` can stand for no words. So from the position of a `#`, the next position is reached
+    without a word of the routing key.
+
+    Args:
+        pattern: the words of the pattern.
+        positions: indexes in the pattern; the length of the pattern stands for its end.
+
+    """
     found = set(positions)
     for start in positions:
         position = start

@@ -3,8 +3,8 @@
 The runner calls these methods:
 
 1. decode() adds the records of deliveries.
-2. take_startable() returns the records whose earlier records of the same key have ended. start()
-   starts their calls.
+2. take_startable() returns the records that may run now. With `order_by`, these are records whose
+   earlier records of the same key have ended. start() starts their calls.
 3. finish() publishes the messages of calls that have ended.
 4. When all records of a delivery have ended, send_failed() sends its retries and dead letters. Then
    take_acknowledgeable() returns the delivery.

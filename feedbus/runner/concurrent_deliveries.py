@@ -30,8 +30,9 @@ MAX_ENDED_IDS = 64
 class ConcurrentDeliveries:
     """The deliveries of the concurrent mode, from their decoding until they are settled.
 
-    The concurrent mode, in which records of several keys are handled at the same time, has one
-    ConcurrentDeliveries object for the whole run.
+    The concurrent mode handles up to `concurrency` records at the same time. With `order_by`, the
+    records of one key are still handled one after the other. The mode has one ConcurrentDeliveries
+    object for the whole run.
     """
 
     def __init__(
@@ -213,7 +214,9 @@ class ConcurrentDeliveries:
         self._calls.decode([delivery])
 
     def start(self) -> None:
-        """Start the handler calls for the records whose earlier records of the same key have ended.
+        """Start the handler calls for the records that may run now, up to `concurrency`.
+
+        With `order_by`, a record may run when the earlier records of its key have ended.
 
         Raises:
             StoreOutage: the store is unavailable, so deliveries could not be decoded.

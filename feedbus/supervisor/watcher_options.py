@@ -62,7 +62,15 @@ def _consumer(topology: Topology, consumer: Consumer) -> dict[str, Any]:
 
 
 def _own_process(topology: Topology, process: Process) -> dict[str, Any]:
-    """Return the options of the watcher of a process of feedbus, which runs only once."""
+    """Return the options of the watcher of one of feedbus's own processes.
+
+    circus refuses to start a second such process.
+
+    Args:
+        topology: the topology.
+        process: the process; its command is, for example, ("feedbus", "operations").
+
+    """
     command = _feedbus(topology, *process.command[1:])
     return _watcher(topology, process.name, process, command) | {"singleton": True}
 
@@ -156,7 +164,17 @@ def supervisor_lock(topology: Topology) -> Path:
 
 
 def _other_user(name: str, user: str | None) -> str | None:
-    """Return the user to which a process must change; None if it runs as the current user."""
+    """Return the user to which a process must change; None if it runs as the current user.
+
+    Args:
+        name: the name of the consumer or process, for the text of an error.
+        user: the option `user`; None if it is not set.
+
+    Raises:
+        UsageError: there is no such user, or feedbus does not run as root, so it cannot start a
+            process as another user.
+
+    """
     if user is None:
         return None
     try:
@@ -213,7 +231,7 @@ def removed_logs(topology: Topology) -> list[str]:
 def own_log(topology: Topology) -> RotatedLog:
     """Open the log file of the supervisor, and return it.
 
-    stdout and stderr of this process are redirected to it.
+    The stdout and stderr of the calling process, the supervisor, are redirected to the file.
     """
     path = str(log_path(topology, SUPERVISOR))
     return RotatedLog(

@@ -28,7 +28,7 @@ def state(watcher: ProcessWatcher) -> dict[str, Any]:
     - "running".
 
     The key "processes" has a list with the state of each process. The other keys are the wanted
-    number of processes, the number of restarts, and the end of the last process that ended.
+    number of processes, the number of restarts, and how the last process that ended has ended.
     """
     activity = _activity(watcher)
     processes = [

@@ -28,7 +28,10 @@ HOMES = {
 if not TYPE_CHECKING:  # with __getattr__, a type checker would accept every name
 
     def __getattr__(name: str) -> Any:
-        """Import a public name from the module that defines it."""
+        """Return a public name of this package, such as a class; import its module first.
+
+        Python calls the function when it does not find the name in this module.
+        """
         if name not in HOMES:
             msg = f"module 'feedbus.testing' has no attribute '{name}'"
             raise AttributeError(msg)

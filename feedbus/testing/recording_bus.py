@@ -64,7 +64,7 @@ class RecordingBus(Bus):
         exchange: str,
         pairs: Iterable[tuple[Payload, str]],
     ) -> int:
-        """Append (payload, key) pairs to `published`; return their number.
+        """Append one record for each (payload, key) pair to `published`; return their number.
 
         Args:
             exchange: the name of the exchange in topology.toml.

@@ -34,8 +34,8 @@ class TestSystem:
 
     Messages are routed, validated, handled, retried and dead-lettered by the same code as in
     production. The broker is in memory. Time is virtual: if a retry is due in ten minutes, run()
-    advances the clock and does not wait. A SQLite store is replaced by an empty file in a temporary
-    folder.
+    advances the clock and does not wait. If the store of the topology is a SQLite file, the system
+    uses a new file in a temporary folder instead.
 
     Args:
         topology: the file, or the parsed topology.
@@ -95,7 +95,7 @@ class TestSystem:
             self._ends = ends.pop_all()
 
     def _opened(self, found: Project, ends: contextlib.ExitStack) -> Store:
-        """Open the store of the topology; if it is a SQLite file, open an empty file instead.
+        """Open the store of the topology; if it is a SQLite file, open a new file instead.
 
         Args:
             found: the project of the topology.
@@ -283,8 +283,9 @@ class TestSystem:
             schedule: the name of the schedule in topology.toml.
 
         Raises:
-            UsageError: there is no such schedule.
+            UsageError: there is no such schedule, or this thread is within bus.transaction().
             Unroutable: no queue matches.
+            NeverDone, Outage: for an earlier message; see advance().
         """
         chosen = self.topology.schedule(schedule)
         now = self.clock.now()

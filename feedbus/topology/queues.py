@@ -82,8 +82,8 @@ class Batch:
 
     Attributes:
         size: a batch is full with this number of records.
-        wait_seconds: the shortest time between the starts of two calls of the handler. Only a full
-            batch is handled before this time is over.
+        wait_seconds: a batch that is not full is handled only after this time since the start of
+            the last call of the handler.
     """
 
     size: int = 1
@@ -140,7 +140,7 @@ class Queue:
         message_ttl_seconds: how long a message may wait in the queue.
         max_length: how many messages may wait in the queue.
         overflow: whether a full queue drops the oldest message or refuses new ones.
-        arguments: the broker's own arguments, for the declaration.
+        arguments: other arguments with which feedbus declares the queue, such as x-max-priority.
         handlers: maps patterns of routing keys to the dotted names of handlers.
         handlers_by_type: maps values of the message property `type` to handlers.
         idle_timeout_seconds: a consumer that gets no message for this time is restarted.

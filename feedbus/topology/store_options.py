@@ -35,5 +35,5 @@ class StoreOptions:
     keep_handled_seconds: float = KEEP_HANDLED_SECONDS
 
     def __str__(self) -> str:
-        """Return the name of the store without its password."""
+        """Return the URL of the store, without its password; else its engine or adapter."""
         return str(self.url) if self.url is not None else self.engine or self.adapter

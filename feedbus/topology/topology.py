@@ -40,9 +40,10 @@ class Topology:
         store: the options of the store; None if there is no store.
         management_url: the URL of RabbitMQ's management API; None for the default port on each
             node.
-        consumer_timeout_seconds: RabbitMQ closes the channel of a consumer that does not
-            acknowledge a delivery in this time. So a consumer returns messages that wait before
-            this time is over. The embedded broker has no such limit, but its consumers do the same.
+        consumer_timeout_seconds: how long a delivery may stay unacknowledged. After this time,
+            RabbitMQ closes the channel of the consumer, or cancels the subscription. So a
+            consumer returns deliveries to the broker that would probably exceed this time. The
+            embedded broker has no such limit, but its consumers do the same.
         operations: the address of the operations process; None if it is disabled.
         middleware: dotted names, the outermost middleware first.
         codecs: maps content types to dotted names of codecs.

@@ -25,14 +25,15 @@ from feedbus.transports.sqlite.transactions import FileUnavailable, Tables
 class MemoryBroker:
     """One broker in memory; its messages exist as long as this object exists.
 
-    Tests, simulations and the inline system of `feedbus.testing` use it instead of a broker file.
+    Tests, simulations and `feedbus.inline` use it instead of a broker file.
 
     Args:
         name: the name of the broker, for `find()` and for URLs such as `memory://tests`.
         clock: the clock by which messages expire and connections wait. It can be virtual. None for
             the system's clock.
-        seed: the seed of the random names and pauses, which are then the same in each run. None for
-            different names and pauses in each run.
+        seed: the seed of the random numbers. The connections use these numbers for unique names and
+            for short random waits. With a seed, the numbers are the same in each run. None for
+            different numbers in each run.
         prepared: the content of another broker, from `serialized()`; None for an empty broker.
 
     Attributes:
@@ -55,7 +56,7 @@ class MemoryBroker:
         Args:
             name: the name under which connections find the broker.
             clock: the clock for expiry and for waiting; None for the system's clock.
-            seed: the seed of the random names and pauses; None for different ones in each run.
+            seed: the seed of the random numbers; None for different numbers in each run.
             prepared: the result of serialized() of the broker to copy; None for an empty broker.
 
         """
@@ -156,7 +157,7 @@ class ClockTime:
     """The time of one broker in memory; it is computed from a clock, which can be a virtual one."""
 
     def __init__(self, clock: Clock) -> None:
-        """Create the object with a clock; it starts at the clock's wall time."""
+        """Create the object; the broker's time begins with the present wall time of the clock."""
         self._clock = clock
         self._offset_ms = clock.wall_nanoseconds() // 1_000_000 - self._monotonic_ms()
 
@@ -188,7 +189,8 @@ class WakeUpSocketPairs:
         broker: has the writing sockets of all connections.
 
     Attributes:
-        receiver: readable when a wake-up has arrived; None before `listen()`.
+        receiver: the socket from which the connection reads its wake-ups. A selector can wait for
+            it. None before `listen()`.
     """
 
     def __init__(self, broker: MemoryBroker) -> None:

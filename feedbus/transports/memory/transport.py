@@ -41,7 +41,10 @@ class Transport(transport.Transport):
 
 
 def broker_name(client: Any) -> str:
-    """Return the broker's name in a Kombu connection: its virtual_host, or part of its URL.
+    """Return the name of the broker to which a Kombu connection belongs.
+
+    The name is the connection's virtual_host. If it has none, the name is what follows memory:// in
+    the URL.
 
     Args:
         client: the `kombu.Connection`.

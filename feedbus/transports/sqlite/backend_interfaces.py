@@ -19,7 +19,10 @@ NEWS, FAREWELL = b"news", b"farewell"
 
 
 class Time(Protocol):
-    """The time of a broker, for one connection: of a broker file, or of a broker in memory."""
+    """The time of a broker, as its connections read it.
+
+    A broker file has a Time object for each connection. A broker in memory has one for all.
+    """
 
     def now_ms(self) -> int:
         """Return the time in milliseconds that determines when messages expire.
@@ -46,7 +49,8 @@ class WakeUps(Protocol):
     """Wakes other connections by their ids, and receives the wake-ups for one connection.
 
     Attributes:
-        receiver: readable when a wake-up has arrived; None if no wake-ups are received.
+        receiver: the socket from which the connection reads its wake-ups. A selector can wait for
+            it. None if the connection receives no wake-ups.
     """
 
     receiver: socket.socket | None

@@ -29,7 +29,9 @@ def wall_ms() -> int:
 
 
 def since_boot() -> tuple[str, int] | None:
-    """Return an id of the boot and the milliseconds since the boot; None if neither is known.
+    """Return an id of the boot and the milliseconds since the boot.
+
+    The result is None if the system does not report such an id.
 
     The id also contains the time namespace of this process: in another namespace, the kernel can
     report another time since boot.

@@ -78,10 +78,11 @@ class Consumer:
 
 @dataclass(slots=True)
 class Arrival:
-    """A claimed message that the consumer's callback has not received yet.
+    """A message that was taken from its queue, and that the program has not received yet.
 
     Attributes:
-        consumer: the consumer that receives the message; None for basic_get().
+        consumer: the consumer whose callback will receive the message. None for a message of
+            basic_get(), which returns the message.
         message: the id of the message in the broker's tables.
         returns: how often the message was returned to its queue.
         counted: whether the header x-delivery-count contains `returns`, as on a quorum queue.

@@ -15,10 +15,10 @@ EXPIRED, REJECTED, MAXLEN, LIMIT = "expired", "rejected", "maxlen", "delivery_li
 
 
 def dead_letter(tx: Transaction, queue: Queue, messages: Sequence[int], reason: str) -> None:
-    """Dead-letter messages that were removed from a queue, and delete the originals.
+    """Publish removed messages of a queue to the queue's dead-letter exchange.
 
-    If the queue has no dead-letter exchange, or this exchange routes a message to no queue, the
-    message is only deleted.
+    Each message is published as a copy with the x-death headers. Then the message itself is
+    deleted. If the queue has no dead-letter exchange, the message is only deleted.
 
     Args:
         tx: the transaction.

@@ -12,7 +12,10 @@ from feedbus.transports.sqlite.transactions import Transaction
 
 
 def register(tx: Transaction) -> int:
-    """Register this connection as an owner; return its id, which no other connection ever gets."""
+    """Register a new owner of deliveries: a connection of this process; return its id.
+
+    No other connection ever gets the same id.
+    """
     (connection_id,) = tx.execute(
         "INSERT INTO owners (pid, namespace) VALUES (?,?) RETURNING id",
         (os.getpid(), process_namespace()),

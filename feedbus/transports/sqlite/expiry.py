@@ -41,9 +41,10 @@ def expire_due(tx: Transaction) -> None:
 
 
 def unused_until(tx: Transaction, queue: Queue) -> int | None:
-    """Return when an unused queue with x-expires expires; None if the queue has consumers.
+    """Return when a queue with x-expires is deleted, if it is not used before.
 
-    The time is in milliseconds of the broker's time.
+    The time is in milliseconds of the broker's time. It is None if the queue has consumers: the
+    queue is then in use.
     """
     row = tx.execute(
         "SELECT used_ms FROM queues WHERE id = ?"

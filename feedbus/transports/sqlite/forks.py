@@ -14,7 +14,7 @@ from typing import Protocol
 
 
 class Inherited(Protocol):
-    """An open broker file, which forked child processes inherit; connections implement it."""
+    """A connection to a broker file; a forked child process inherits its open descriptors."""
 
     def hold(self) -> None:
         """Wait until no other thread uses the file, and then block the other threads.

@@ -55,8 +55,10 @@ class PublishingChannel(BaseChannel):
 
         Raises:
             MessageNacked: confirm_publish is set, and a full queue refuses the message.
-            NotFound: there is no such exchange; in confirm mode, flush() raises this error.
-            FileUnavailable: the message could not be stored, so it is not confirmed either.
+            NotFound: there is no such exchange. In confirm mode, the error is raised by the call
+                that stores the buffered messages, which can be a later call of another method.
+            FileUnavailable: the message, or an earlier buffered one, could not be stored. A
+                message that is not stored is not confirmed.
             UnicodeError: the routing key is not UTF-8.
             FrameSyntaxError: AMQP cannot represent the routing key, a header or the priority.
             PreconditionFailed: the expiration is not a number of milliseconds.

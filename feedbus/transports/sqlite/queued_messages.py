@@ -44,10 +44,10 @@ def _drop(tx: Transaction, queue: Queue, heads: Sequence[int], reason: str) -> N
 def claim(
     tx: Transaction, queue: Queue, connection_id: int, limit: int, consumer_count: int
 ) -> list[tuple[int, int]]:
-    """Take messages from the head of a queue for a consumer, at most its share.
+    """Take messages from the head of a queue for a consumer, at most `limit`.
 
-    If few messages are ready, the share is their number divided by the number of consumers, rounded
-    up. So the other consumers of the queue get messages, too.
+    If few messages are ready, the consumer gets only its share: their number divided by the number
+    of consumers, rounded up. So the other consumers of the queue get messages, too.
 
     Args:
         tx: the transaction.
@@ -173,6 +173,9 @@ def put_back(
 ) -> int:
     """Return deliveries to their positions in their queues.
 
+    A message that was returned more often than the x-delivery-limit of its queue allows is
+    dead-lettered instead. A message whose queue was deleted is deleted, too.
+
     Args:
         tx: the transaction.
         connection_id: the connection to which they were delivered.
@@ -180,7 +183,7 @@ def put_back(
         delivered: whether a consumer has received them, so that they count as redelivered.
 
     Returns:
-        How many messages were returned.
+        The number of these deliveries that were still unsettled.
 
     """
     if messages is None:

@@ -68,7 +68,7 @@ class RegisteredConnection:
     def check_open(self) -> None:
         """Raise RecoverableConnectionError if this connection is closed.
 
-        Each use calls it first.
+        The methods of the connection and of its channels that use the broker call it first.
         """
         if not self.connected:
             msg = (
@@ -79,7 +79,10 @@ class RegisteredConnection:
 
     @contextmanager
     def write(self, *, durable: bool = False) -> Iterator[Transaction]:
-        """Run a write transaction, then wake the connections that must read its changes.
+        """Run the body of a `with` statement in a write transaction, and commit it.
+
+        Then wake the connections that must read the changes. If the body raises an exception, the
+        transaction is rolled back.
 
         Args:
             durable: whether the write must survive a power cut, not only the death of processes.
@@ -181,10 +184,11 @@ class RegisteredConnection:
         return None if seconds is None else seconds + self._spread_seconds()
 
     def take_arrived(self) -> None:
-        """Process the events of this connection, without waiting; claim and deliver no messages.
+        """Process wake-ups, and the ends of other connections, without waiting.
 
-        It checks at most once in 0.05 s. More checks are not needed, because there is no server
-        that could close the connection.
+        If the last check was less than 0.05 s ago, the method does nothing: there is no server that
+        could close the connection, so more checks are not needed. The method delivers no messages;
+        Connection.take_arrived() calls it, and then delivers them.
 
         Raises:
             RecoverableConnectionError: this connection is closed, or was treated as dead.

@@ -50,7 +50,8 @@ class SignalPipe:
     def read_signals(self) -> None:
         """Read the bytes that signals wrote, so that they do not end the next wait.
 
-        If an event loop of the process has set a descriptor before, the bytes are written to it.
+        An event loop of the process may have called signal.set_wakeup_fd() before listen() did.
+        Then the bytes are also written to the event loop's descriptor.
         """
         with contextlib.suppress(OSError):
             heard = os.read(self.reader, 4096)
@@ -60,8 +61,9 @@ class SignalPipe:
     def leave(self) -> None:
         """Remove one user.
 
-        The last user closes the pipe, and Python's earlier descriptor is restored. Only the main
-        thread can do this. In another thread, the pipe stays open.
+        When the last user is removed, the pipe is closed, and signals write again to the descriptor
+        that was set before listen(). Only the main thread can do this. In another thread, the pipe
+        stays open.
         """
         with self._counting:
             self._users -= 1

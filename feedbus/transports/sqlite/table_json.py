@@ -18,7 +18,9 @@ Table = dict[str, Any]
 
 
 def table_to_json(table: Mapping[str, Any]) -> str:
-    """Return a table as compact JSON; times, decimals and bytes are marked for table_from_json().
+    """Return an AMQP table, such as headers or properties, as compact JSON.
+
+    Times, decimals and bytes are marked, so that table_from_json() can restore their types.
 
     Raises:
         FrameSyntaxError: AMQP has no type for a value.
@@ -39,7 +41,7 @@ def arguments_to_json(arguments: Mapping[str, Any]) -> str:
 
 
 def table_from_json(text: str) -> Table:
-    """Return the table from the JSON text of table_to_json() or arguments_to_json()."""
+    """Return the AMQP table from the JSON text of table_to_json() or arguments_to_json()."""
     marked = TAG in text or "\\u0000type" in text
     table: Table = json.loads(text, object_hook=_unmark if marked else None)
     return table

@@ -27,7 +27,8 @@ class FileUnavailable(sqlite3.OperationalError):
 class Transaction:
     """A running write transaction on the broker's tables; `Tables.write()` makes it.
 
-    It collects the changed counts and the connections that must be woken. `write_state()` writes
+    It collects new messages, changes of the queues' counts of ready messages, and the connections
+    that must be woken after the commit. `write_added()` writes the messages. `write_state()` writes
     the counts, and the time of the next expiry check.
 
     Args:
@@ -201,7 +202,9 @@ class Tables:
 
     @contextmanager
     def write(self, *, durable: bool = False) -> Iterator[Transaction]:
-        """Run a write transaction; it is committed at the end, or rolled back if the block raises.
+        """Run the body of a `with` statement in a write transaction, and commit it.
+
+        If the body raises an exception, the transaction is rolled back.
 
         Args:
             durable: whether the write must survive a power cut, not only the death of processes.

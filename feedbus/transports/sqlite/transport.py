@@ -189,9 +189,11 @@ class Transport(base.Transport):
         return connection.connected
 
     def qos_semantics_matches_spec(self, connection: Connection) -> bool:
-        """Return False: a prefetch without a_global limits each later consumer, as on RabbitMQ 3.
+        """Return False: as on RabbitMQ, a prefetch limits a whole channel only with a_global.
 
-        Kombu calls it before it sets a prefetch.
+        In the AMQP specification, a prefetch without a_global limits the whole channel. Celery
+        reads the result before it sets a prefetch for a whole channel: because of False, it sets
+        a_global.
         """
         del connection
         return False
@@ -213,7 +215,10 @@ class Transport(base.Transport):
 
 
 def broker_path(client: Any) -> Path:
-    """Return the path in a Kombu connection: its virtual_host, or part of its URL.
+    """Return the path of the broker file to which a Kombu connection belongs.
+
+    The path is the connection's virtual_host. If it has none, the path is that of its URL. Instead
+    of a URL, the connection can also have only a path.
 
     Args:
         client: the `kombu.Connection`.
