@@ -250,7 +250,8 @@ def _backlog(ring: RingChange) -> Iterator[str]:
     if ring.drain_seconds is not None:
         yield (
             f"    duration   about {ring.drain_seconds:,.0f} s for all old shards, if each of them"
-            f" continues at its rate of the last {ring.measured_seconds:.0f} s"
+            f" continues at its rate of the last {ring.measured_seconds:.0f} s, without the"
+            " messages that arrive before the switch"
         )
     for wait in ring.waits[:SHOWN]:
         yield f"    waits      {_wait(wait, ring.measured_seconds)}"
