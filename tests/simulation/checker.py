@@ -9,7 +9,7 @@ from tests.simulation import history
 from tests.simulation.clock import START
 from tests.simulation.handling import REJECTED
 from tests.simulation.history import Record
-from tests.simulation.scenario import TICK_SECONDS, Scenario, records_of
+from tests.simulation.scenario import BATCH_RECORDS, LARGE_PACK, TICK_SECONDS, Scenario, records_of
 from tests.simulation.scheduler import SECONDS
 from tests.simulation.system import DeadLetter, System
 
@@ -26,8 +26,8 @@ def errors_of(system: System) -> list[str]:
     faults = [f"{name}: {type(e).__name__}: {e}" for name, e in system.scheduler.failures]
     faults += system.network.refused_acknowledgements
     faults += done.at_once + done.early + done.forgotten + done.shared_ids + done.republished
-    faults += done.lost_messages
-    faults += unfounded(system, letters)
+    faults += done.lost_messages + done.kept
+    faults += unfounded(system, letters) + past_limit(system)
     if scenario.schedulers:
         faults += schedule_errors(system)
     faults += queue_errors(system, letters)
@@ -109,6 +109,21 @@ def unfounded(system: System, letters: list[DeadLetter]) -> list[str]:
         for each in letters
         if blamed[each.queue, each.message_id] < limit and not is_rejected(system, each)
     ]
+
+
+def past_limit(system: System) -> list[str]:
+    """Return a fault if more records waited than `waiting_limit` permits.
+
+    The messages that a consumer has got before the limit is reached can exceed it. Records that
+    are moved because of a change of the number of shards can exceed it, too.
+    """
+    scenario, count = system.scenario, system.history.most_waiting
+    pack = LARGE_PACK if scenario.kind == "stream" else max(scenario.pack, 1)
+    messages = max(scenario.prefetch, scenario.concurrency, BATCH_RECORDS * scenario.batch)
+    most = scenario.waiting_limit - 1 + messages * pack
+    if len(scenario.shards) > 1 or count <= most:
+        return []
+    return [f"{count} records waited, and waiting_limit is {scenario.waiting_limit}"]
 
 
 def is_rejected(system: System, letter: DeadLetter) -> bool:

@@ -119,6 +119,7 @@ class Supervisor:
         assert process is not None
         process.at_death.append(lambda _: system.ready.discard(place))
         process.at_death.append(lambda killed: system.blame(process) if killed else None)
+        process.at_death.append(lambda killed: system.note_crash(process) if killed else None)
         with CrashGuard(path, now=system.clock.monotonic) as crash_guard:
             process.at_death.append(lambda killed: keep_content(path) if killed else None)
             system.guards[process] = consumer.queue.name, crash_guard

@@ -133,6 +133,7 @@ class Calls:
         """Check the id of a record, and when it is retried."""
         record = Record(message["key"], message["n"])
         self.system.history.note_id(self.queue.name, about.message_id, record)
+        self.system.check_crashes()
         self._check_delay(record, about.attempt)
 
     def _check_delay(self, record: Record, attempt: int) -> None:

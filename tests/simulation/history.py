@@ -50,6 +50,9 @@ class History:
         forgotten: faults of schedules whose last fired moment was lost.
         blamed: by queue and message id, how often a process ended, or stood still, while this was
             the only message in its handler.
+        crashes: by the name of a process and the message id, how often the process was killed while
+            this was the only message in its handler. It is forgotten when the message is settled.
+        kept: faults of messages that a handler gets although they have ended too many processes.
         fired: the moments of the schedule that a host has begun to record as fired.
         began_after: the moment that a host stored first, because the schedule was new. It is not
             fired; None before that.
@@ -62,6 +65,8 @@ class History:
         confirmed_rows: by process, the rows of the outbox that it published itself, and whose
             confirms it knows.
         republished: faults of such rows that their process published again.
+        most_waiting: the largest number of records that waited in a consumer for their next
+            attempts, or for earlier records of their keys.
         lost_messages: faults of messages that feedbus takes for sent, and that the broker has not
             accepted.
 
@@ -84,6 +89,8 @@ class History:
     late: set[Record] = field(default_factory=set)
     forgotten: list[str] = field(default_factory=list)
     blamed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    crashes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    kept: list[str] = field(default_factory=list)
     fired: list[Record] = field(default_factory=list)
     began_after: int | None = None
     locked: list[tuple[int, int]] = field(default_factory=list)
@@ -94,6 +101,7 @@ class History:
     shared_ids: list[str] = field(default_factory=list)
     confirmed_rows: set[tuple[object, int]] = field(default_factory=set)
     republished: list[str] = field(default_factory=list)
+    most_waiting: int = 0
     lost_messages: list[str] = field(default_factory=list)
 
     def note_id(self, queue: str, message_id: str, record: Record) -> None:

@@ -16,9 +16,11 @@ from feedbus.bus import LiveBus, sender
 from feedbus.dispatch import handler_calls, publications, single_calls
 from feedbus.dispatch.concurrent_records import RecordCall
 from feedbus.dispatch.running_calls import RunningCalls
+from feedbus.dispatch.waiting_record import WaitingRecord
+from feedbus.dispatch.waiting_records import WaitingRecords
 from feedbus.generations import held_messages, queue_emptying, switch
 from feedbus.generations.queue_emptying import QueueEmptier
-from feedbus.runner import small_deliveries, waiting_record_mover
+from feedbus.runner import CrashGuard, small_deliveries, waiting_record_mover
 from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.run_state import Run
 from feedbus.runner.small_deliveries import SmallDeliveries
@@ -141,6 +143,36 @@ def noted_holds(system: System) -> Iterator[None]:
         replaced(RunningCalls, "start", noted_start),
         replaced(RunningCalls, "_report", noted_report),
     ):
+        yield
+
+
+@contextmanager
+def noted_settlements(system: System) -> Iterator[None]:
+    """Forget the crashes of messages that are settled, as the crash guard does."""
+    release = CrashGuard.release
+
+    def noted_release(self: CrashGuard, *, settled: bool = False) -> None:
+        process = system.process()
+        if settled and process is not None:
+            for each in self._in_handler:
+                system.history.crashes.pop((process.name, each), None)
+        release(self, settled=settled)
+
+    with replaced(CrashGuard, "release", noted_release):
+        yield
+
+
+@contextmanager
+def noted_waiting_records(system: System) -> Iterator[None]:
+    """Note the largest number of waiting records of a consumer, without those for old queues."""
+    add = WaitingRecords.add
+
+    def noted_add(self: WaitingRecords, record: WaitingRecord) -> None:
+        add(self, record)
+        count = self.count - self.awaited_queues.record_count
+        system.history.most_waiting = max(count, system.history.most_waiting)
+
+    with replaced(WaitingRecords, "add", noted_add):
         yield
 
 

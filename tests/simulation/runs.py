@@ -41,6 +41,8 @@ from tests.simulation.reached import (
     noted_moves,
     noted_pauses,
     noted_rows,
+    noted_settlements,
+    noted_waiting_records,
     slow_switches,
     small,
 )
@@ -102,6 +104,8 @@ def _simulate(seed: int, *, tracing: bool) -> Outcome:
                 noted_moves(system),
                 noted_pauses(system),
                 noted_rows(system),
+                noted_settlements(system),
+                noted_waiting_records(system),
                 checked_sending(system),
                 slow_switches(system),
                 struck_landmarks(system),

@@ -30,6 +30,7 @@ SOON, LATE = (0.5, 2.0), (4.0, 12.0)  # the delays of retries
 QUICK, SLOW = (0.0, 0.001, 0.05, 1.0), (0.05, 1.0, 4.0)  # seconds that a handler takes
 NO_LIMIT = 10_000  # waiting records
 LARGE_PACK = 12  # records of a message to a stream, which makes several slices
+BATCH_RECORDS = 4  # the largest batch
 SIZES = (1, 1, 4, LARGE_PACK)  # records published together
 
 
@@ -422,7 +423,7 @@ def topology_of(scenario: Scenario, shards: int, folder: Path) -> Topology:
     # A full queue can refuse what a handler publishes for a long time.
     retry = RetryPolicy(scenario.delays, "repeat" if scenario.full else "dead-letter")
     pack = scenario.pack
-    batch = Batch(4, 0.01) if scenario.batch else Batch()
+    batch = Batch(BATCH_RECORDS, 0.01) if scenario.batch else Batch()
     common: dict[str, Any] = {
         "handler": "tests:none",
         "retry": retry,

@@ -111,6 +111,25 @@ class System:
         if len(inside) == 1 or self.scenario.concurrency > 1:
             self.history.blamed.update((queue, each) for each in inside)
 
+    def note_crash(self, process: Process) -> None:
+        """Note that a process is killed, if a single message is in its handler."""
+        inside = self.guards[process][1]._in_handler if process in self.guards else ()
+        if len(inside) == 1:
+            self.history.crashes[process.name, inside[0]] += 1
+
+    def check_crashes(self) -> None:
+        """Note a fault if a handler gets a message alone that has ended too many processes.
+
+        With `concurrency`, another message can begin at the same time.
+        """
+        process, limit = self.process(), self.scenario.delivery_limit
+        if process not in self.guards or self.scenario.concurrency > 1:
+            return
+        queue, guard = self.guards[process]
+        inside = guard._in_handler
+        if len(inside) == 1 and self.history.crashes[process.name, inside[0]] >= limit:
+            self.history.kept.append(f"{queue}: {inside[0]} is handled after {limit} crashes")
+
     def dead(self) -> list[DeadLetter]:
         """Return the dead letters."""
         return [

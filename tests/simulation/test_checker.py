@@ -9,6 +9,7 @@ from typing import Any
 from tests.simulation.checker import (
     latest_overtakers,
     passed_locked,
+    past_limit,
     schedule_errors,
     unordered,
 )
@@ -17,6 +18,7 @@ from tests.simulation.history import History, Record, disordered
 from tests.simulation.network import Answer
 from tests.simulation.scenario import TICK_SECONDS, Scenario, payload
 from tests.simulation.scheduler import SECONDS, Scheduler
+from tests.simulation.system import System
 
 FIRST, SECOND = Record("a", 1), Record("a", 2)
 MOMENT = (START // SECONDS // TICK_SECONDS + 1) * TICK_SECONDS  # of the schedule
@@ -130,3 +132,30 @@ def test_a_refused_record_is_overtaken_only_by_records_that_were_sent_with_it():
     assert disordered("shard", [SECOND, FIRST, third], overtakers=overtakers) == []
     faults = disordered("shard", [SECOND, third, FIRST], overtakers=overtakers)
     assert faults == ["shard: a1 came after a3"]
+
+
+def test_more_waiting_records_than_the_limit_and_the_received_messages_are_a_fault():
+    def found(most_waiting: int, *shards: int) -> list[str]:
+        scenario = SimpleNamespace(
+            kind="ring", shards=shards, prefetch=3, concurrency=1, batch=False, pack=0
+        )
+        scenario.waiting_limit = 3
+        history = History(most_waiting=most_waiting)
+        run: Any = SimpleNamespace(scenario=scenario, history=history)
+        return past_limit(run)
+
+    assert found(5, 2) == []
+    assert found(6, 2) == ["6 records waited, and waiting_limit is 3"]
+    assert found(6, 1, 2) == []
+
+
+def test_a_message_that_has_ended_too_many_processes_is_not_handled_again():
+    history, scheduler = History(), Scheduler(1)
+    run = system(history, [], delivery_limit=2)
+    process = scheduler.start("work", lambda: None)
+    guard = SimpleNamespace(_in_handler=("m-1",))
+    run.guards, run.process = {process: ("work", guard)}, lambda: process
+    for faults in ([], [], ["work: m-1 is handled after 2 crashes"]):
+        System.check_crashes(run)
+        assert history.kept == faults
+        System.note_crash(run, process)

@@ -18,7 +18,7 @@ from feedbus.dispatch import (
     waiting_records,
 )
 from feedbus.errors import BrokerOutage, Reject
-from feedbus.runner import waiting_queue
+from feedbus.runner import run_state, waiting_queue
 from feedbus.wire.constants import BLOCKED, KEY, RELEASE
 from tests.simulation.planted.change import Change, edited, sent_in_another_order
 
@@ -195,3 +195,8 @@ def repetitions_after_an_outage_not_expected() -> list[Change]:
     """Go on after an outage in the middle of a message whose earlier records have failed."""
     expected = "self._blocked_keys.expect_repetition(decoded)"
     return edited(single_calls.SingleCalls, "call", expected, "pass")
+
+
+def waiting_limits_ignored() -> list[Change]:
+    """Handle new records although too many records wait."""
+    return [(run_state.Run, "has_reached_waiting_limit", lambda _: False)]
