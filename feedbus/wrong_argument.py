@@ -30,7 +30,7 @@ def refuse(argument: str, expected: str, given: object, hint: str = "") -> NoRet
 
 
 def check_seconds(argument: str, given: Any) -> None:
-    """Raise an error if an argument is not a number of seconds, from 0.
+    """Raise an error if an argument of a public function is not a number of seconds, 0 or more.
 
     Args:
         argument: the name of the argument.
@@ -49,12 +49,12 @@ def check_seconds(argument: str, given: Any) -> None:
 
 
 def check_path(argument: str, given: object, other: str = "a parsed topology") -> None:
-    """Raise TypeError if an argument is not a path.
+    """Raise TypeError if an argument of a public function is not a path.
 
     Args:
         argument: the name of the argument.
         given: the given value.
-        other: the other values that the function accepts, for the text of the error.
+        other: the other values that the public function accepts, for the text of the error.
 
     """
     if not isinstance(given, str | os.PathLike):

@@ -11,9 +11,10 @@ from store import queries
 
 @handler(AddFollowers)
 def add_followers(message: dict[str, Any]) -> None:
-    """Handle a message of add_followers: let generated users follow a user.
+    """Handle a message of add_followers: let users with numbered logins follow a user.
 
-    A repeated message adds none. A message for a deleted user is dropped; for an unknown user, it
+    Followers that do not exist are created. If the message is repeated, nothing changes. If the
+    followed user was deleted, the message is dropped. If the followed user is unknown, the message
     becomes a dead letter.
 
     Args:

@@ -58,7 +58,7 @@ class Message(Schema):
 
 
 class AddFollowers(Message):
-    """The schema of a message of add_followers: let generated users follow a user."""
+    """The schema of a message of add_followers: let users with numbered logins follow a user."""
 
     user_id = fields.Int(data_key="userId", required=True, **ID)
     follower_login = Login(

@@ -62,7 +62,15 @@ def _grouped(records: Records) -> list[tuple[str, str, list[int]]]:
 
 
 def _drop_or_reject(records: Records, unreached: set[int], lacking: str) -> None:
-    """Drop records of users who were deleted; reject those of users who cannot be reached."""
+    """Drop records of users who were deleted; reject those of users who cannot be reached.
+
+    Args:
+        records: all records of the batch.
+        unreached: the ids of the users who do not exist, or have no address of this kind.
+        lacking: the kind of the address, for the reason of the rejection: "e-mail address" or
+            "phone".
+
+    """
     lost = records.where("user_id", unreached)
     gone = queries.deleted(users=unreached).users
     lost.where("user_id", gone).drop(lambda r: f"user {r['user_id']} was deleted")

@@ -58,7 +58,8 @@ class Follower(peewee.Model):
 class Tweet(peewee.Model):
     """A row of the table `tweet`: a tweet of an author.
 
-    The column request_key is the same for a request and its repetitions, which are no second tweet.
+    The column request_key contains the key of the request that posted the tweet. A repetition of
+    the request has the same key, so it adds no second tweet.
     """
 
     id = peewee.BigAutoField()
@@ -78,8 +79,8 @@ class Tweet(peewee.Model):
 class FeedEntry(peewee.Model):
     """A row of the table `feed`: a tweet in a reader's feed.
 
-    It has no foreign keys: checking them would cost too much. The key has the order in which a feed
-    is read. So the last entries of a feed are stored together.
+    The table has no foreign keys: checking them would cost too much. The primary key has the order
+    in which a feed is read. So the last entries of a feed are stored together.
     """
 
     reader_id = peewee.BigIntegerField()
@@ -97,8 +98,8 @@ class FeedEntry(peewee.Model):
 class EmailNotification(peewee.Model):
     """A row of the table `email_notification`: an e-mail to a user.
 
-    The source is its cause: a tweet, or a message of another system. The key begins with the
-    source, so the notifications of one tweet are stored together.
+    The column source identifies the cause of the e-mail: a tweet, or a message of another system.
+    The primary key begins with the source, so the notifications of one tweet are stored together.
     """
 
     source = peewee.TextField()
@@ -117,7 +118,9 @@ class EmailNotification(peewee.Model):
 class SmsNotification(peewee.Model):
     """A row of the table `sms_notification`: a short message to a user's phone.
 
-    The key begins with the source (a tweet, or a message of another system), as that of an e-mail.
+    The column source identifies the cause of the short message: a tweet, or a message of another
+    system. The primary key begins with the source, so the notifications of one tweet are stored
+    together.
     """
 
     source = peewee.TextField()

@@ -46,7 +46,14 @@ class Api:
     """
 
     def __init__(self, topology: Topology, relay: Relay) -> None:
-        """Create it with the relay, which publishes the work that is not done in the request."""
+        """Create the object.
+
+        Args:
+            topology: the topology whose handlers can run within a request.
+            relay: publishes messages for the work that is not done within the request; it also has
+                the store.
+
+        """
         self._relay = relay
         self._store = relay.store
         self._systems = InlinePool(Project(topology), self._store)
@@ -68,10 +75,11 @@ class Api:
         return answer({"id": made}, 201)
 
     def add_followers(self) -> bytes:
-        """Answer POST /api/v1/add-followers: let generated users follow a user.
+        """Answer POST /api/v1/add-followers: let users with numbered logins follow a user.
 
-        With `async = false`, the followers are created before the answer 200, which has their
-        number. Otherwise, a message is published to create them, and the answer is 202.
+        Followers that do not exist are created. With `async = false`, this is done before the
+        answer 200, which has the number of new followers. Otherwise, a message is published, whose
+        handler does this later, and the answer is 202.
 
         Raises:
             bottle.HTTPResponse: with status 400 if the body is wrong, or 404 for an unknown user.
@@ -170,7 +178,18 @@ class Api:
         return answer({"tweets": tweets, "next": cursor})
 
     def _fill_feeds(self, row: OutboxRow, tweet: Mapping[str, Any]) -> bool:
-        """Fill the feeds as the consumers do; return False if they have to do it instead."""
+        """Fill the feeds of a tweet's readers within the request: run the consumers' handlers.
+
+        Args:
+            row: the row of the outbox with the message that fills the feeds. It is removed if no
+                handler fails.
+            tweet: the payload of the message.
+
+        Returns:
+            False if a handler has failed. Then the message has to be published, so that the
+            consumers fill the feeds.
+
+        """
         try:
             with self._store.transaction():
                 self._handle_all(row, tweet)
@@ -187,10 +206,16 @@ class Api:
         return True
 
     def _handle_all(self, row: OutboxRow, tweet: Mapping[str, Any]) -> None:
-        """Run the handlers of a message, and of their messages, in the caller's transaction.
+        """Run the handlers of a message, and of the messages that these handlers publish.
+
+        The handlers run in the caller's transaction. A rejected record is only logged.
+
+        Args:
+            row: the row of the outbox with the message.
+            tweet: the payload of the message.
 
         Raises:
-            Retry: one of them has failed, and may succeed later.
+            Retry: a handler has failed, and may succeed later.
 
         """
         with self._systems.system() as system:
@@ -237,7 +262,8 @@ def request_key(environ: Mapping[str, Any]) -> str | None:
         The key; None if the request has none.
 
     Raises:
-        bottle.HTTPResponse: with status 400, because the key is too long or has other characters.
+        bottle.HTTPResponse: with status 400, because the key is empty or too long, or has a
+            character that is not a visible ASCII character.
 
     """
     key: str | None = environ.get("HTTP_IDEMPOTENCY_KEY")

@@ -21,8 +21,8 @@ def make_app(topology: Topology, relay: Relay, guard: Guard | None = None) -> Ap
     """Return the WSGI application of the API: its routes, metrics, health check and description.
 
     Args:
-        topology: the topology of the broker and the store; the store is open.
-        relay: publishes the messages of requests.
+        topology: the topology whose handlers can run within a request.
+        relay: publishes the messages of requests; its store is open.
         guard: checks the access of requests; by default, only this machine has access.
 
     """
@@ -51,9 +51,9 @@ def make_app(topology: Topology, relay: Relay, guard: Guard | None = None) -> Ap
 
 @cache
 def openapi_document(*, locked: bool) -> bytes:
-    """Return the OpenAPI document of the API, as JSON; it is created at the first call.
+    """Return the OpenAPI document of the API, as JSON.
 
-    Its library is imported only then.
+    The document is created at the first call. The library for this is imported only then.
 
     Args:
         locked: whether requests need a token.

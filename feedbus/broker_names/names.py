@@ -205,7 +205,10 @@ class Names:
         return f"{self.timer_position(position)}.{digit}"
 
     def timer_written(self, position: int) -> str:
-        """Return the name of an exchange that exists if a position's queues are on the disk.
+        """Return the name of an exchange that marks the timer's queues of a position as stored.
+
+        feedbus declares the exchange when the broker has had time to store the queues on its disk.
+        Before that, no delayed message is published to them.
 
         Args:
             position: the position of a digit of a delay; 0 is the lowest.

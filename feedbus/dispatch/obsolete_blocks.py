@@ -28,10 +28,16 @@ MAX_IDS = 50_000  # how many ids are kept: the latest ones
 
 
 class ObsoleteBlocks:
-    """The ids of these records, and the waiting queue of each.
+    """The records whose keys a late blocking message of another process must not block.
+
+    A *blocking message* in the waiting queue blocks the key of a dead letter (`block_on_dead`). If
+    the process that sends it ends, the message can arrive after the next process has received the
+    record again, or after an operator has requeued or dropped the dead letter. Then the message is
+    obsolete, and the next process ignores it.
 
     After a change of shards, a blocking message is moved to the waiting queue of another
-    generation. It is not delayed, although it is new there. So an id counts for one waiting queue.
+    generation. There it is new, but not obsolete. So the object keeps each id of a record together
+    with the name of one waiting queue.
 
     WaitingDeliveries has one ObsoleteBlocks object. Without `block_on_dead`, it stays empty.
     """
@@ -41,10 +47,10 @@ class ObsoleteBlocks:
         self._ids: dict[tuple[str, str], None] = {}  # a dict, because it keeps the order
 
     def add(self, waiting_queue: str, message_ids: Iterable[str]) -> None:
-        """Add records.
+        """Add records whose blocking messages are obsolete if they arrive from now on.
 
         Args:
-            waiting_queue: the waiting queue in which blocking messages of the records can arrive.
+            waiting_queue: the waiting queue in which these blocking messages can arrive.
             message_ids: the ids of the records.
 
         """
@@ -53,11 +59,13 @@ class ObsoleteBlocks:
             del self._ids[next(iter(self._ids))]
 
     def contain(self, waiting_queue: str, message_id: str) -> bool:
-        """Whether a blocking message is obsolete, if this consumer has not sent it.
+        """Whether a blocking message is obsolete, unless this consumer has sent it.
+
+        The caller checks who has sent the message.
 
         Args:
             waiting_queue: the waiting queue that has delivered the message.
-            message_id: the id of its record.
+            message_id: the id of the record that has become a dead letter.
 
         """
         return (waiting_queue, message_id) in self._ids

@@ -416,7 +416,14 @@ class WaitingRecords:
         return key_records, index
 
     def _add_head(self, key_records: list[WaitingRecord]) -> None:
-        """Add the first record of a key to the heap, if it may be handled when it is due."""
+        """Add the first record of a key to the heap of next_due_at(), if the record is ready.
+
+        A record is ready if it may be handled as soon as it is due: WaitingRecord.is_ready.
+
+        Args:
+            key_records: all records of the key, in the order of their positions.
+
+        """
         if key_records[0].is_ready:
             heapq.heappush(
                 self._heads, (key_records[0].due_at, key_records[0].position, key_records[0].key)

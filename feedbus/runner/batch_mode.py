@@ -229,7 +229,8 @@ class BatchMode(Mode):
         Args:
             raw: the connection of the deliveries.
             deliveries: the deliveries.
-            message_ids: the ids of the deliveries, and of the messages whose calls pause.
+            message_ids: the ids of the deliveries, and of the messages whose calls pause. The crash
+                guard writes these ids into its file.
 
         """
         with self._allow_pauses(raw, deliveries):

@@ -294,7 +294,15 @@ class ProcessWatcher(UnlockedWatcher):
         self.stream_redirector.remove_redirections(process)
 
     def _on_process_end(self, *, process_pid: int, exit_code: int | None, **_: Any) -> bool:
-        """Decide whether a process that was reaped is restarted; circus's hook `after_reap`."""
+        """Decide whether and when a process is started in place of a process that has ended.
+
+        circus calls the method as its hook `after_reap`, and ignores the result, which is True.
+
+        Args:
+            process_pid: the process id of the ended process.
+            exit_code: the exit code; the negative number of the signal that ended the process.
+
+        """
         process = self._ending
         ready_at = self.files.ready_since(process.wid, process_pid)
         self.ready_pids.discard(process_pid)

@@ -87,7 +87,10 @@ class BrokerUrl:
 
     @classmethod
     def unknown(cls) -> Self:
-        """Return a URL that cannot be used, for one whose environment variables are not set."""
+        """Return a URL that cannot be used.
+
+        It takes the place of a broker's URL whose environment variables are not set.
+        """
         return cls("")
 
     @property
@@ -96,10 +99,13 @@ class BrokerUrl:
         return not self.nodes
 
     def within(self, root: Path) -> Self:
-        """Return the same URL with relative paths made absolute.
+        """Return the same URL with absolute paths in place of relative ones.
 
-        They are relative to the folder `root`. The paths are the file of the embedded broker, and
-        the files of certificates and keys.
+        The paths are the file of the embedded broker, and the files of certificates and keys.
+
+        Args:
+            root: the folder at which relative paths begin.
+
         """
         if self.file is not None:
             file = absolute(self.file, root)

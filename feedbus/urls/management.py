@@ -42,9 +42,11 @@ class ManagementUrl:
     tls: Tls | None = None
 
     def within(self, root: Path) -> Self:
-        """Return the same URL with relative paths of certificates made absolute.
+        """Return the same URL with absolute paths of certificates in place of relative ones.
 
-        They are relative to the folder `root`.
+        Args:
+            root: the folder at which relative paths begin.
+
         """
         return replace(self, tls=self.tls and self.tls.within(root))
 
@@ -56,7 +58,10 @@ class ManagementUrl:
         return self.tls is None and not _loopback(self.host)
 
     def for_node(self, node: Node) -> Self:
-        """Return this URL; what it lacks of user and certificates is taken from a node.
+        """Return this URL, completed with values from the URL of a node.
+
+        If this URL has no user, the user and the password of the node are taken. If both URLs use
+        TLS, the files of certificates that this URL does not name are taken from the node, too.
 
         Args:
             node: the node of the broker on which the API is used.
@@ -108,10 +113,11 @@ def parse_management_url(text: str) -> ManagementUrl:
 def management_of(
     broker: BrokerUrl, configured: ManagementUrl | None
 ) -> list[tuple[ManagementUrl, Node]]:
-    """Return the API's URL for each node, with the node.
+    """Return pairs for the nodes of the broker: the URL of the management API, and the node.
 
-    This is the configured URL. If none is configured, it is a URL on the node's host. Such a URL
-    uses TLS, with the same options, if the node's URL uses TLS.
+    The configured URL is used for every node; for_node() completes it. If no URL is configured, the
+    host, the user and the password are those of the node. If the node's URL uses TLS, the API's URL
+    uses TLS with the same options.
 
     Args:
         broker: the URL of the broker.

@@ -62,9 +62,11 @@ class StoreUrl:
         return self.file is not None
 
     def within(self, root: Path) -> Self:
-        """Return the same URL with a relative file made absolute.
+        """Return the same URL with an absolute path in place of a relative one.
 
-        It is relative to the folder `root`.
+        Args:
+            root: the folder at which a relative path begins.
+
         """
         if self.file is None:
             return self

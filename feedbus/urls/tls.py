@@ -68,9 +68,11 @@ class Tls:
         )
 
     def within(self, root: Path) -> Self:
-        """Return the same options with relative paths made absolute.
+        """Return the same options with absolute paths in place of relative ones.
 
-        They are relative to `root`.
+        Args:
+            root: the folder at which relative paths begin.
+
         """
 
         def absolute_or_none(path: Path | None) -> Path | None:

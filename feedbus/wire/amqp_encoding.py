@@ -126,7 +126,7 @@ def read_text(buffer: bytes, at: int, name: str, undecodable: list[str]) -> tupl
         undecodable: gets an error text with that name if the text is not UTF-8.
 
     Returns:
-        The text, and the index after it.
+        The text, and the index after it. Bytes that are not UTF-8 are lone surrogates in the text.
 
     """
     end = at + 1 + buffer[at]

@@ -195,13 +195,13 @@ class Delivery:
 
     @property
     def run(self) -> int:
-        """The number of failures of the record after which messages of a handler were sent.
+        """The number of the record's failures after which messages of a handler were sent.
 
-        Usually, the messages of a failed call are discarded. In two cases they are sent: a batch
-        handler has published for the record, and its verdict on the record was Retry or Reject; or
-        a dead handler has published for the record. The ids of the messages that are published for
-        the record later depend on this number. Otherwise they would be taken for repetitions of the
-        earlier messages.
+        Usually, the messages that a failed call has published are discarded. They are sent in two
+        cases: a batch handler has published messages for the record, and the verdict of this
+        handler on the record was Retry or Reject; or a dead handler has published messages for the
+        record. The ids of later messages for the record depend on this number. So the later
+        messages are not mistaken for repetitions of the earlier ones.
         """
         count = self.headers.get(RUN, 0)
         return count if type(count) is int and 0 <= count < MAX_ATTEMPTS else 0
@@ -214,9 +214,11 @@ class Delivery:
 
 
 def moment_of(value: object) -> int | None:
-    """Return the microseconds since 1970 in a header.
+    """Return the time in a header, in microseconds since 1970; None if the value is not a time.
 
-    None if they are not a time from 2000 to 2099.
+    Args:
+        value: the value of the header. It counts as a time if it is from 2000 to 2099.
+
     """
     if type(value) is int and EARLIEST_MICROSECONDS <= value < LATEST_MICROSECONDS:
         return value

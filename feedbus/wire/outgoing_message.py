@@ -91,7 +91,8 @@ class Outgoing:
 class Moved(Outgoing):
     """A message that was taken from a queue and is published again to another exchange.
 
-    Only its user id is removed, and it is made persistent.
+    The new message is persistent, and has no user id. Otherwise, its properties, headers and body
+    are those of the taken message.
 
     Attributes:
         delivered_message: the message as the broker delivered it.
@@ -104,7 +105,8 @@ class Moved(Outgoing):
         """Return the message that publishes a taken message to another exchange.
 
         Args:
-            delivered_message: the message as the broker delivered it; its user id is removed.
+            delivered_message: the message as the broker delivered it. This method removes its
+                user id, and makes it persistent.
             exchange: the name of the exchange on the broker.
             routing_key: the routing key of the new message.
 

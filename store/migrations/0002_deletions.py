@@ -42,7 +42,9 @@ SQLITE_BACK = ("DROP TRIGGER {deleted}_note", "DROP TABLE {deleted}")
 
 
 def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
-    """Create the tables, and the triggers that fill them; the runner of migrations calls it.
+    """Create the tables of deleted users and tweets, and the triggers that add rows to them.
+
+    The runner of migrations calls the function.
 
     Args:
         migrator: not used.
@@ -53,7 +55,9 @@ def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -
 
 
 def down(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
-    """Drop the tables and the triggers; the runner calls it to revert the migration.
+    """Drop the tables of deleted users and tweets, and the triggers that add rows to them.
+
+    The runner of migrations calls the function to revert the migration.
 
     Args:
         migrator: not used.

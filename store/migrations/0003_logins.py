@@ -17,9 +17,10 @@ SQLITE = "SELECT id, login FROM users WHERE login GLOB '*[^' || char(1) || '-~]*
 
 
 def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
-    """Convert the logins; the runner of migrations calls the function.
+    """Convert the logins of all users to Unicode's normalization form C.
 
-    A login that would be equal to another user's login afterwards is not changed, and is logged.
+    The runner of migrations calls the function. If the converted login is already the login of
+    another user, the login is not changed, and a warning with the id of the user is logged.
 
     Args:
         migrator: not used.
@@ -43,9 +44,10 @@ def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -
 
 
 def down(migrator: SchemaMigrator, db: peewee.Database) -> None:
-    """Do nothing; the runner calls it to revert the migration.
+    """Do nothing; the runner of migrations calls the function to revert the migration.
 
-    The original form is not known, and both versions of the application can read the logins.
+    The logins before the conversion are not known. The earlier version of the application can use
+    the converted logins, too.
 
     Args:
         migrator: not used.

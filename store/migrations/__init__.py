@@ -26,7 +26,7 @@ WAIT_SECONDS = 120.0
 
 
 class CannotMigrate(FeedbusError):  # noqa: N818 -- says what cannot be done
-    """A migration does not exist, cannot be reverted or has failed; it was rolled back."""
+    """A migration does not exist, cannot be reverted, or has failed and was rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,10 @@ def migrate(topology: Topology) -> None:
 
 
 def url_of(topology: Topology) -> StoreUrl:
-    """Return the URL of the database with the tables.
+    """Return the URL of the topology's store, whose tables the migrations create and change.
 
     Raises:
-        UsageError: the topology has no such URL.
+        UsageError: the topology has no URL of a store.
 
     """
     if topology.store_url is None:
@@ -78,7 +78,8 @@ def forward(url: StoreUrl | str, target: str | None = None) -> list[str]:
 
     Raises:
         Outage: the store is unavailable, or another process has been migrating for two minutes.
-        CannotMigrate: a migration does not exist or has failed; it was rolled back.
+        CannotMigrate: the migration `target` does not exist, or a migration has failed and was
+            rolled back.
 
     """
     with _runner(url) as runner:
@@ -97,7 +98,7 @@ def back(url: StoreUrl | str, target: str | None = None) -> list[str]:
 
     Raises:
         Outage: the store is unavailable, or another process has been migrating for two minutes.
-        CannotMigrate: a migration does not exist or cannot be reverted; it was rolled back.
+        CannotMigrate: the migration `target` does not exist, or a migration cannot be reverted.
 
     """
     with _runner(url) as runner:

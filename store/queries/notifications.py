@@ -57,7 +57,15 @@ def _add(table: str, column: str, channel: str, groups: Sequence[Group]) -> set[
 def _add_addressed(
     table: str, column: str, addresses: Mapping[int, str], groups: Sequence[Group]
 ) -> None:
-    """Add rows of users with an address to a table of PostgreSQL, in the order of its key."""
+    """Add notifications to a table of PostgreSQL, in the order of the table's primary key.
+
+    Args:
+        table: the name of the table.
+        column: the column of the table with the address: "address" or "phone".
+        addresses: maps the ids of users to their addresses. Other users get no row.
+        groups: the notifications, as for add_email_notifications().
+
+    """
     notices = [
         (source, text, [user for user in sorted(set(users)) if user in addresses])
         for source, text, users in sorted(groups)
@@ -83,9 +91,17 @@ def _lines(start: str, middles: Sequence[str], end: str) -> str:
 def _add_missing(
     table: str, column: str, addresses: Mapping[int, str], notices: Sequence[Group]
 ) -> None:
-    """Add the rows that are missing with one statement for all groups.
+    """Add the notifications that a table of PostgreSQL does not have yet, with one statement.
 
-    The statement has each text only once, and the number of the group of each user.
+    The parameters of the statement contain each text only once, and for each user the number of the
+    group.
+
+    Args:
+        table: the name of the table.
+        column: the column of the table with the address: "address" or "phone".
+        addresses: maps the id of each user in the groups to the address.
+        notices: the notifications, as for add_email_notifications().
+
     """
     users = [user for group in notices for user in group[2]]
     run(
@@ -112,6 +128,13 @@ def _add_looking_up(table: str, column: str, channel: str, group: Group) -> int:
 
     The statement reads the address of each user, which costs little on SQLite. A user without an
     address gets no row, nor does a user who has got the notification before.
+
+    Args:
+        table: the name of the table.
+        column: the column of the table that gets the address: "address" or "phone".
+        channel: the column of the table `users` with the address: "email" or "phone".
+        group: the notification, as for add_email_notifications().
+
     """
     source, text, users = group
     added = run(

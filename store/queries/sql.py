@@ -37,9 +37,12 @@ def run(sql: str, *values: Any) -> Any:
     """Execute a statement on SQLite or PostgreSQL; return the cursor.
 
     Args:
-        sql: the statement, with question marks for parameters; $NUMBERS, $ROWS(table) and $LIST are
-            replaced by the words of the database.
-        values: the parameters.
+        sql: the statement, with question marks for parameters. It can contain three placeholders,
+            which are replaced by SQL of the database. `$NUMBERS` stands for a table with the column
+            given.value: the integers in a parameter that numbers() has made. `$ROWS(table)` stands
+            for the rows of a table whose ids are in such a parameter. `$LIST(column)` stands for a
+            list of all values of a column, which listed() reads.
+        values: the parameters, in the order of the question marks, `$NUMBERS` and `$ROWS`.
 
     """
     return database.execute_sql(_words(sql, on_postgres()), values)
@@ -65,7 +68,7 @@ def copy(into: str, text: str, otherwise: Callable[[], object]) -> None:
 
     Args:
         into: the table and its columns, such as "feed (reader_id, tweet_id)".
-        text: one line for each row; the values are separated by tabs, and texts are escaped().
+        text: one line for each row; tabs separate the values. Texts in it were made by escaped().
         otherwise: adds the missing rows; it is called if a row exists or is given twice, or if
             there are few rows.
 

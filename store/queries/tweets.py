@@ -81,7 +81,8 @@ def create_tweet(author_id: int, text: str, request_key: str | None = None) -> P
     Args:
         author_id: the id of the author.
         text: 1 to 140 characters.
-        request_key: the same for a request and its repetitions.
+        request_key: the key of the request; a repetition of the request has the same key. None if
+            the request has no key; then the tweet is always stored.
 
     Raises:
         UnknownUser: there is no such author.
@@ -109,7 +110,22 @@ def create_tweet(author_id: int, text: str, request_key: str | None = None) -> P
 def _add(
     author_id: int, text: str, moment_us: int, request_key: str | None
 ) -> tuple[str, int | None]:
-    """Return the author's login, and the id of the tweet; None if its request key exists."""
+    """Store a tweet, unless the author already has a tweet with the same request key.
+
+    Args:
+        author_id: the id of the author.
+        text: the text of the tweet.
+        moment_us: the time of the tweet, in microseconds since 1970 (UTC).
+        request_key: the key of the request; None if the request has no key.
+
+    Returns:
+        The author's login, and the id of the new tweet. The id is None if the tweet was not stored:
+        because of the request key, or because another system's tweet already has the next id.
+
+    Raises:
+        UnknownUser: there is no such author.
+
+    """
     if on_postgres():
         found = first(ADD_POSTGRES, author_id, text, moment_us, request_key)
         if found is None:

@@ -202,14 +202,14 @@ def stream_followers(author_id: int, chunk: int = CHUNK) -> Iterator[Audience]:
 
 
 def audiences(author_ids: Iterable[int]) -> Iterator[tuple[int, Audience]]:
-    """Yield the followers of many authors in parts of at most AT_ONCE for each author.
+    """Yield the followers of many authors, in parts of at most AT_ONCE followers of one author.
 
     Args:
         author_ids: the ids of the authors.
 
     Yields:
-        The id of an author, and ids of followers by how they can be notified: "", "email", "phone"
-        or "email phone".
+        The id of an author, and a part of the followers: their ids by how they can be notified: "",
+        "email", "phone" or "email phone".
 
     """
     many = []
@@ -224,7 +224,14 @@ def audiences(author_ids: Iterable[int]) -> Iterator[tuple[int, Audience]]:
 
 
 def _audience(groups: Iterable[Sequence[Any]]) -> Audience:
-    """Read groups of followers, always in the same order, on which the message ids depend."""
+    """Return followers by how they can be notified; the order is always the same.
+
+    Handlers publish messages in this order, and the ids of the messages depend on it.
+
+    Args:
+        groups: pairs of how followers can be notified and the value of a $LIST with their ids.
+
+    """
     found = {channels: listed(followers) for channels, followers in groups}
     return {channels: sorted(found[channels]) for channels in sorted(found)}
 

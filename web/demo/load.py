@@ -31,7 +31,14 @@ class Load:
     """Sends the requests of a demo over HTTP, with a few clients at the same time."""
 
     def __init__(self, port: int, keep_up: Callable[[], None]) -> None:
-        """Send requests to a port of this machine; keep_up is called if it does not answer."""
+        """Create the object; it sends no request yet.
+
+        Args:
+            port: the port of the server on this machine.
+            keep_up: called each time a request was not answered; starts the system again if it has
+                ended.
+
+        """
         self._port = port
         self._keep_up = keep_up
         self._random = random.Random(SEED)  # noqa: S311 -- a demo, the same each time
@@ -60,7 +67,11 @@ class Load:
         return sum(counts)
 
     def _author(self, login: str) -> int:
-        """Create an author; a taken login means a lost answer, so the next login is used."""
+        """Create an author, and return the id.
+
+        If the login is taken, a number is added to it: probably, an earlier request has created a
+        user with this login, but its answer was lost.
+        """
         taken = 0
         while True:
             name = f"{login}_{taken}" if taken else login
@@ -103,7 +114,21 @@ class Load:
     def _post(
         self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Repeat a request until it is answered, also if the server ends meanwhile."""
+        """Send a POST request, repeat it until it succeeds, and return the body of the answer.
+
+        The request is repeated if there is no answer, because the server may have ended, or if the
+        status is 500 or above.
+
+        Args:
+            path: the path of the request.
+            body: the body, which is sent as JSON.
+            headers: headers of the request; None for none.
+
+        Raises:
+            Taken: the server answered 409.
+            FeedbusError: the server does not answer for PATIENCE_SECONDS, or refuses the request.
+
+        """
         deadline = time.monotonic() + PATIENCE_SECONDS
         reported = "no answer"
         while time.monotonic() < deadline:

@@ -35,7 +35,15 @@ class Running:
         *,
         most_starts: int = MOST_STARTS,
     ) -> None:
-        """Start the system; its output goes to a log. It is started at most most_starts times."""
+        """Create the object; the system is started at the beginning of the `with` block.
+
+        Args:
+            topology: the topology of the system.
+            environment: the environment variables of the child process.
+            log: the file to which the output of the child process is appended.
+            most_starts: how often the system is started at most, including the first start.
+
+        """
         self._topology = topology
         self._most_starts = most_starts
         self._environment = dict(environment)
@@ -81,7 +89,8 @@ class Running:
         """Wait until every process of the system is ready; return their number.
 
         Raises:
-            FeedbusError: some are not ready in time, or the supervisor gave some up.
+            FeedbusError: some processes are not ready in time, the system has ended, or the
+                supervisor does not start a process again, because it failed too often.
 
         """
         deadline = time.monotonic() + READY_SECONDS

@@ -39,7 +39,7 @@ class Tally:
     """Counts the rows in the store of the demo, in a `with` block that opens the store."""
 
     def __init__(self, topology: Topology) -> None:
-        """Open the topology's store."""
+        """Create the object; the store of this topology is opened at the start of `with`."""
         self._topology = topology
 
     def __enter__(self) -> Self:
@@ -70,7 +70,10 @@ class Tally:
         )
 
     def by_shard(self) -> dict[str, int]:
-        """Return the number of feed entries that each shard owns by the ring, by consumer."""
+        """Return the number of feed entries of each shard, by the name of the shard.
+
+        A feed entry counts for the shard of update_feed that owns the id of the reader as a key.
+        """
         ring = Ring.of(self._topology.generation("update_feed").members)
         owned: Counter[str] = Counter()
         feeds = FeedEntry.select(FeedEntry.reader_id, fn.COUNT(FeedEntry.tweet_id)).group_by(
