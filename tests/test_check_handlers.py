@@ -81,8 +81,9 @@ WRONG = {
     "a parameter that nobody gives": (
         ("message: Message, client", "message: int, client"),
         (
-            f"{HANDLER}has a parameter for which feedbus has no value: 'message: int' (its queue"
-            f" has no store, so there is no session): expected bus: Bus, message: Message, the"
+            f"{HANDLER}has a parameter for which feedbus has no value: 'message: int' (the"
+            " resources of its module are client: Client; there is a session only on a queue with a"
+            f" store): expected bus: Bus, message: Message, the"
             f" value of a resource, or a default"
         ),
     ),
@@ -197,8 +198,8 @@ def test_middleware_that_asks_for_what_is_not_there_is_a_problem(check):
     found = check(MIDDLEWARE, before="(self, client: Client)", after="(self, bus: Bus)")
     assert found.startswith(
         "topology.toml:9:8: [middleware] use[0]: Timing (app_of_check.py:17) has a parameter for"
-        " which feedbus has no value: 'bus: Bus': expected topology: Topology, the value of a"
-        " resource, or"
+        " which feedbus has no value: 'bus: Bus' (the resources of its module are client: Client):"
+        " expected topology: Topology, the value of a resource, or"
     )
 
 

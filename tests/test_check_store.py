@@ -170,7 +170,7 @@ def test_a_session_needs_a_store_that_has_it_and_a_transaction(tmp_path):
         tmp_path, SQLALCHEMY, wanted, "stream = true"
     )
     without = check(tmp_path, SQLALCHEMY, wanted, "store = false")
-    assert "'session: Session' (its queue has no store, so there is no session)" in without
+    assert "'session: Session' (there is a session only on a queue with a store)" in without
 
 
 @pytest.mark.parametrize("store", [SQLALCHEMY, 'adapter = "app:open_sessionless"'])

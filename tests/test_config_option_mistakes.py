@@ -61,29 +61,39 @@ WRONG_OPTIONS = {
     "a handler timeout above the default consumer timeout, on the embedded broker": (
         'handler_timeout = ▸"45m"',
         (
-            "handler_timeout: RabbitMQ would deliver the message again while its handler runs;"
-            " expected less than consumer_timeout in [broker] (30m)"
+            "handler_timeout: expected less than consumer_timeout in [broker] (30m), because"
+            " RabbitMQ would deliver the message again while its handler runs, got '45m'"
         ),
     ),
     "a handler timeout that is too long for RabbitMQ, on the embedded broker": (
         'handler_timeout = ▸"45m"\n[broker]\nconsumer_timeout = "40m"',
         (
-            "handler_timeout: RabbitMQ would deliver the message again while its handler runs;"
-            " expected less than consumer_timeout in [broker] (40m)"
+            "handler_timeout: expected less than consumer_timeout in [broker] (40m), because"
+            " RabbitMQ would deliver the message again while its handler runs, got '45m'"
         ),
     ),
     "a handler timeout that is too long for RabbitMQ": (
         'handler_timeout = ▸"45m"\n[broker]\nurl = "amqp://localhost"',
         (
-            "handler_timeout: RabbitMQ would deliver the message again while its handler runs;"
-            " expected less than consumer_timeout in [broker] (30m)"
+            "handler_timeout: expected less than consumer_timeout in [broker] (30m), because"
+            " RabbitMQ would deliver the message again while its handler runs, got '45m'"
         ),
     ),
     "a batch of nothing": (
         "batch = { size = ▸0 }",
         "batch.size: expected a positive integer, got 0",
     ),
-    "a batch that is a number": ("batch = ▸5", "batch: expected a table, got a number"),
+    "a batch that is a number": (
+        "batch = ▸5",
+        'batch: expected a table such as { size = 1, wait = "0s" }, got a number',
+    ),
+    "a retry policy that has only the delays": (
+        'retry = ▸["1s"]',
+        (
+            'retry: expected a table such as { delays = ["1s", "10s", "1m", "10m"],'
+            ' then = "dead-letter" }, got an array'
+        ),
+    ),
     "a batch with an unknown option": (
         "batch = { ▸sise = 5 }",
         "batch.sise: unknown option; did you mean 'size'?",

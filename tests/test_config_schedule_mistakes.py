@@ -14,7 +14,8 @@ from tests.topologies import FEED, MARK, START, STOCKTAKING, assert_reported, wr
 WRONG = {
     'cron     = "30 2 * * *"|cron     = "61 2 * * *"': (
         "cron: expected minute, hour, day of month, month and day of week, such as"
-        """ "*/5 * * * *" or "30 2 * * MON-FRI", got '61 2 * * *': bad minute"""
+        """ "*/5 * * * *" or "30 2 * * MON-FRI" (a sixth field in front is the second),"""
+        " got '61 2 * * *': bad minute"
     ),
     'cron     = "30 2 * * *"|cron     = "@daily"': "got '@daily': wrong number of fields",
     'cron     = "30 2 * * *"|cron     = "0 0 30 2 *"': (

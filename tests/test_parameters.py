@@ -72,7 +72,7 @@ def test_parameters_are_found_by_annotation_in_any_order_and_left_at_their_defau
     assert asked(lambda _, bus: bus) == Parameters((BUS,))
     assert asked(lambda *_: None) == Parameters()
     assert asked(print) == Parameters()
-    with pytest.raises(Unfit, match="its queue has no store, so there is no session"):
+    with pytest.raises(Unfit, match="there is a session only on a queue with a store"):
         asked(function)
 
 

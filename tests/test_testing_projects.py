@@ -15,7 +15,8 @@ from feedbus.testing import TestSystem
 from tests.pages import blocks
 from tests.shops import Shop, order
 
-PAGE = Path(__file__).parents[1] / "docs/how-to/testing.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/how-to/testing.md"
 
 
 def test_a_changed_file_is_read_again(tmp_path):
@@ -61,12 +62,34 @@ def run_pytest(folder):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "feedbus"],
         cwd=folder,
-        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(folder)},
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": f"{folder}:{ROOT}"},
         capture_output=True,
         text=True,
         check=False,
     )
     return done.stdout + done.stderr
+
+
+WRONG_TOPOLOGY_TESTS = """\
+from feedbus.testing import TestSystem
+
+def test_of_a_system():
+    with TestSystem("topology.toml") as system:
+        system.run()
+
+def test_with_a_fixture(feedbus_system): ...
+
+def test_with_a_bus(feedbus_bus): ...
+"""
+
+
+def test_pytest_shows_a_wrong_topology_without_the_source_of_feedbus(tmp_path):
+    (tmp_path / "topology.toml").write_text('name = "x"\n[queues.q]\nexchange = "none"\n')
+    (tmp_path / "test_wrong.py").write_text(WRONG_TOPOLOGY_TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    shown = run_pytest(tmp_path)
+    assert shown.count("exchanges: expected a table of tables, got nothing") == 3, shown
+    assert "feedbus/" not in shown, shown
 
 
 def test_pytest_ini_names_a_topology_in_another_folder(tmp_path):

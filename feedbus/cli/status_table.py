@@ -74,10 +74,10 @@ def table(system: dict[str, Any]) -> str:
 
 def _schedules(schedules: Mapping[str, dict[str, Any]]) -> list[str]:
     """Return the table of schedules, with the last and the next firing of each."""
-    rows = [("schedule", "CRON", "TIME ZONE", "NEXT", "LAST")]
+    rows = [("schedule", "CRON", "TIME ZONE", "LAST", "NEXT")]
     for name, one in schedules.items():
         last = one["last"] or ("not fired yet" if one["last_known"] else "unknown")
-        rows.append((name, one["cron"], one["timezone"], one["next"], last))
+        rows.append((name, one["cron"], one["timezone"], last, one["next"]))
     return _aligned(rows)
 
 

@@ -159,15 +159,15 @@ def _timeouts(draft: Draft, queue: str, options: Options) -> Faults:
     broker = draft.loaded.get("broker", {})
     limit = broker.get("consumer_timeout_seconds", CONSUMER_TIMEOUT_SECONDS)
     if options.get("handler_timeout_seconds", HANDLER_TIMEOUT_SECONDS) >= limit:
-        message = "RabbitMQ would deliver the message again while its handler runs"
-        expected = f"less than consumer_timeout in [broker] ({write_duration(limit)})"
+        reason = "because RabbitMQ would deliver the message again while its handler runs"
+        expected = f"less than consumer_timeout in [broker] ({write_duration(limit)}), {reason}"
         path = draft.at(queue, "handler_timeout")
         # If the file does not set handler_timeout, it has set a short consumer_timeout.
         if not draft.is_set(queue, "handler_timeout"):
             path = ("broker", "consumer_timeout")
             default = write_duration(HANDLER_TIMEOUT_SECONDS)
-            expected = f"more than the handler_timeout of '{queue}' ({default})"
-        yield path, Fault(message=message, expected=expected)
+            expected = f"more than the handler_timeout of '{queue}' ({default}), {reason}"
+        yield path, Fault(expected=expected)
 
 
 # The checks of one queue. Each gets the draft, the name of the queue and its loaded options.

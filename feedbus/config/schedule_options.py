@@ -39,7 +39,7 @@ class CronLine(Text):
     example = "30 2 * * MON-FRI"
     expected = (
         'minute, hour, day of month, month and day of week, such as "*/5 * * * *" or'
-        ' "30 2 * * MON-FRI"'
+        ' "30 2 * * MON-FRI" (a sixth field in front is the second)'
     )
 
     def read(self, value: Any) -> str:

@@ -106,6 +106,9 @@ class Table(Option):
             ValidationError: the value is no table, or has faults; the error has all of them.
 
         """
+        if not isinstance(value, dict) and self.metadata["default"].startswith("{"):
+            expected = f"a table such as {self.metadata['default']}"
+            raise ValidationError([Fault(expected=expected, hidden=True)])
         return load_table(self.table, value)
 
     def schema(self) -> dict[str, Any]:

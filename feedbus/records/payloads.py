@@ -129,7 +129,10 @@ def _why_not_encodable(value: object, where: str, depth: int) -> str:
     try:
         _write({"": value}, ensure_ascii=True)
     except ValueError as error:
-        return f"'{where}': {type(value).__name__}: {error}"
+        reason = f"{type(value).__name__}: {error}"
+        if isinstance(value, float):  # Python's own text does not name the value
+            reason = f"expected a number that JSON can represent, got {value}"
+        return f"'{where}': {reason}"
     return ""
 
 

@@ -24,6 +24,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(OPTION, text, default="topology.toml")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
+    """Leave the calls inside of feedbus out of the traceback of an error of feedbus.
+
+    pytest calls this function after each part of a test. Without it, the source of feedbus would
+    hide the one line that says what is wrong, for example in the topology.
+    """
+    if call.excinfo is None:
+        return
+    from feedbus.errors import FeedbusError
+    from feedbus.shortened_tracebacks import user_traceback
+
+    error = call.excinfo.value
+    if isinstance(error, FeedbusError):
+        shown = error.with_traceback(user_traceback(error))
+        call.excinfo = pytest.ExceptionInfo.from_exception(shown)
+
+
 def _topology(config: pytest.Config) -> Path:
     return config.rootpath / str(config.getini(OPTION))
 
@@ -34,9 +52,14 @@ def feedbus_system(request: pytest.FixtureRequest) -> Iterator[TestSystem]:
 
     Its topology is the option `feedbus_topology` of pytest's configuration file.
     """
+    from feedbus.errors import FeedbusError
     from feedbus.testing import TestSystem
 
-    with TestSystem(_topology(request.config)) as system:
+    try:
+        made = TestSystem(_topology(request.config))
+    except FeedbusError as error:  # no call of the project is in its traceback
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
+    with made as system:
         yield system
 
 
@@ -47,6 +70,10 @@ def feedbus_bus(request: pytest.FixtureRequest) -> RecordingBus:
     Its topology is the option `feedbus_topology` of pytest's configuration file. Each test gets a
     new bus.
     """
+    from feedbus.errors import FeedbusError
     from feedbus.testing import RecordingBus
 
-    return RecordingBus(_topology(request.config))
+    try:
+        return RecordingBus(_topology(request.config))
+    except FeedbusError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None

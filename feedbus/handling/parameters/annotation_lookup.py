@@ -18,8 +18,10 @@ from feedbus.handling.annotations import (
 )
 from feedbus.handling.parameters.offered_values import ASKED_FOR, BUS, SESSION, UNANNOTATED, Offer
 from feedbus.handling.parameters.resource_functions import Resource, declared, match
+from feedbus.name_list import listed
 
 Requested = str | Resource  # the name of an offered value, such as "bus", or a resource
+RESOURCES_SHOWN = 5  # the largest number of resources that an error lists
 UNIONS = (typing.Union, types.UnionType)
 
 
@@ -100,8 +102,16 @@ def _no_value(
 ) -> Unfit:
     written = "" if found in UNANNOTATED else f": {shown(found)}"
     got = f"has a parameter for which feedbus has no value: '{parameter.name}{written}'"
+    hints = [
+        f"{name_of(each.function)}: {shown(each.provides())}"
+        for each in dict.fromkeys(map(declared, list(namespace(function).values())))
+        if each is not None
+    ]
+    hints = [f"the resources of its module are {listed(hints, RESOURCES_SHOWN)}"] if hints else []
     if offer.session_type is None and written and BUS in offer.names:
-        got += " (its queue has no store, so there is no session)"
+        hints.append("there is a session only on a queue with a store")
+    if hints:
+        got += f" ({'; '.join(hints)})"
     return Unfit(function, offer.expected, got)
 
 
