@@ -85,8 +85,8 @@ class TopologyError(FeedbusError):
 class Outage(FeedbusError):  # noqa: N818 -- an outage is a state
     """Something that a handler needs is unavailable; the record itself is not the cause.
 
-    A handler may raise it. Then the consumer holds: it waits, and handles the same messages again
-    later, without counting an attempt.
+    A handler may raise it. Then the consumer holds: it waits, closes the resources and opens them
+    again, and handles the same messages again, without counting an attempt.
     """
 
 

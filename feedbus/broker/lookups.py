@@ -1,13 +1,13 @@
 """Look up by passive declarations whether an object exists, and the counts of a queue.
 
-queue_exists(), count_messages() and count_consumers() raise Outage if the queue is on a cluster
-node that is down, or is exclusive to another connection.
+queue_exists(), count_messages() and count_consumers() raise BrokerOutage if the queue is on a
+cluster node that is down, or is exclusive to another connection.
 """
 
 from __future__ import annotations
 
 from feedbus.broker.channels import short_channel
-from feedbus.errors import Outage
+from feedbus.errors import BrokerOutage
 from feedbus.wire.amqp_protocols import Connection
 
 
@@ -15,7 +15,7 @@ def queue_exists(connection: Connection, name: str) -> bool:
     """Whether the broker has a queue of that name.
 
     Raises:
-        Outage: the queue is on a cluster node that is down, or is exclusive to another connection.
+        BrokerOutage: the queue is on a node that is down, or is exclusive to another connection.
     """
     return _counts(connection, name) is not None
 
@@ -24,7 +24,7 @@ def count_messages(connection: Connection, queue: str) -> int | None:
     """Return the number of ready messages in a queue, or None if the queue does not exist.
 
     Raises:
-        Outage: the queue is on a cluster node that is down, or is exclusive to another connection.
+        BrokerOutage: the queue is on a node that is down, or is exclusive to another connection.
     """
     counts = _counts(connection, queue)
     return None if counts is None else counts[0]
@@ -34,7 +34,7 @@ def count_consumers(connection: Connection, queue: str) -> int | None:
     """Return the number of consumers of a queue, or None if the queue does not exist.
 
     Raises:
-        Outage: the queue is on a cluster node that is down, or is exclusive to another connection.
+        BrokerOutage: the queue is on a node that is down, or is exclusive to another connection.
     """
     counts = _counts(connection, queue)
     return None if counts is None else counts[1]
@@ -58,7 +58,7 @@ def _counts(connection: Connection, queue: str) -> tuple[int, int] | None:
     """Return a queue's (ready messages, consumers), or None if it does not exist.
 
     Raises:
-        Outage: the queue is on a node that is down, or is exclusive to another connection.
+        BrokerOutage: the queue is on a node that is down, or is exclusive to another connection.
 
     """
     from amqp.exceptions import NotFound, ResourceLocked
@@ -72,13 +72,13 @@ def _counts(connection: Connection, queue: str) -> tuple[int, int] | None:
         msg = (
             f"broker: the cluster node of queue {queue} is down: {error.reply_text}; start the node"
         )
-        raise Outage(msg) from error
+        raise BrokerOutage(msg) from error
     except ResourceLocked as error:
         msg = (
             f"broker: {error.reply_text}; close the connection that declared the queue, or declare"
             " it without exclusive"
         )
-        raise Outage(msg) from error
+        raise BrokerOutage(msg) from error
     return int(counts.message_count), int(counts.consumer_count)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from feedbus import broker
 from feedbus.broker.publisher import NACKED_SECONDS, publish_all
 from feedbus.broker_names import Names
-from feedbus.errors import Outage
+from feedbus.errors import BrokerOutage
 from feedbus.generations.queue_emptying import MAX_AT_ONCE, QueueEmptier
 from feedbus.topology import Generation, Topology
 from feedbus.units import counted
@@ -58,7 +58,7 @@ def append_held(
     Raises:
         NoRoomError: a queue is full. The messages that were not appended stay in the queue of held
             messages.
-        Outage: no generation has a queue for a message.
+        BrokerOutage: no generation has a queue for a message.
 
     """
     # If a queue may be full, messages are appended one by one. So no message overtakes a message
@@ -95,7 +95,7 @@ def append_held(
                 f" {names.held(exchange)}; the queue keeps its messages; run `feedbus apply`, which"
                 " declares missing shards"
             )
-            raise Outage(msg)
+            raise BrokerOutage(msg)
 
     at_once = 1 if one_by_one else MAX_AT_ONCE
     with QueueEmptier(channel.connection, names.held(exchange), append, at_once=at_once) as emptier:

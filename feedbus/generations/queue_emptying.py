@@ -10,7 +10,7 @@ from amqp.exceptions import NotFound, ResourceLocked
 
 from feedbus.broker.channels import short_channel
 from feedbus.broker.publisher import publish_all
-from feedbus.errors import Outage
+from feedbus.errors import BrokerOutage
 from feedbus.generations.leaving_consumers import LEAVE_SECONDS
 from feedbus.generations.probes import LOST_SECONDS, NEEDED_PROBES, Probes, delete_empty_queue
 from feedbus.units import counted
@@ -149,7 +149,7 @@ class QueueEmptier:
         If the queue gets no more messages, it is empty afterwards.
 
         Raises:
-            Outage: the target does not accept a message.
+            BrokerOutage: the target does not accept a message.
 
         """
         while True:
@@ -258,7 +258,7 @@ class MessageMover:
         same messages are published again later.
 
         Raises:
-            Outage: the broker does not accept a message.
+            BrokerOutage: the broker does not accept a message.
 
         """
         moved = [Moved.of(each, self._exchange, self._key_of(each)) for each in messages]
@@ -268,7 +268,7 @@ class MessageMover:
                 f"broker: {counted(len(refusals), 'message')} cannot be moved to"
                 f" '{self._exchange or self._key}': {refusals[0].reason}"
             )
-            raise Outage(msg)
+            raise BrokerOutage(msg)
 
     def _key_of(self, message: Any) -> str:
         return self._key or str(message.delivery_info["routing_key"])

@@ -1,17 +1,18 @@
 """The resources of one process: opened before the first message, closed when the process ends.
 
-A resource is an object that the handlers of the process share, such as an HTTP client.
+A resource is an object that the handlers of the process share, such as an HTTP client. It is opened
+again if it has ended by itself, or if a handler has raised Outage.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Collection, Coroutine, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from feedbus.clock import SYSTEM, Clock
-from feedbus.errors import Outage, UsageError, described
+from feedbus.errors import Outage, UsageError, described, unavailable_part
 from feedbus.handling.annotations import file_and_line, name_of
 from feedbus.handling.parameters import Parameters, Resource, Source, declared, of_resource
 from feedbus.logs import EventLog
@@ -71,9 +72,12 @@ class Resources:
         self._loop: HandlerLoop | None = None
         self._requests: list[Parameters] = []
         self._values: dict[Resource, Any] = {}
+        self._overridden: set[Resource] = set()  # those whose values come from override()
         # The open resources in the order of their opening, each with the function that closes it.
         self._ends: list[tuple[Resource, Callable[[], None]]] = []
         self._all_open = False
+        # Whether a handler has raised an outage, so that open() closes the resources first.
+        self._suspected = False
 
     def request(self, parameters: Parameters) -> None:
         """Add the resources that these parameters request to the resources that open() opens."""
@@ -98,7 +102,8 @@ class Resources:
         """Open the requested resources that are not open.
 
         First, close the resources that have ended by themselves, and the resources that need one of
-        these. Then open each resource after the resources that it needs.
+        these. After close_at_next_open(), close all resources. Then open each resource after the
+        resources that it needs. No handler may run during this call.
 
         Raises:
             Outage: a resource cannot be opened; the resources that are open stay open.
@@ -107,11 +112,35 @@ class Resources:
         if self.ready:
             return
         while self._dead:
-            self._close_dead(self._dead[0])
+            self._close_some([self._dead[0]])
             self._dead.popleft()
+        if self._suspected:
+            # A middleware that needs no resource is left out: it cannot have a broken connection
+            # of a resource, and it may count calls.
+            self._close_some([each for each in self._values if declared(each.function)])
+            self._suspected = False
         for parameters in self._requests:
             self._open(parameters)
         self._all_open = True
+
+    def close_at_next_open(self, error: Exception) -> None:
+        """Let the next open() close all resources and open them again, if a handler is the cause.
+
+        A handler raises Outage if something that it needs does not answer. A resource is then
+        perhaps a lost connection, which only its function can replace. During an outage of the
+        broker or the store, the resources stay open, also if one of them cannot be opened.
+
+        Args:
+            error: the error because of which the consumer holds.
+
+        """
+        if (
+            self._all_open
+            and unavailable_part(error) == "handler"
+            # Without a resource, the concurrent mode need not wait until no call runs.
+            and any(declared(each.function) for each in self._values)
+        ):
+            self._all_open, self._suspected = False, True
 
     def override(self, function: object, value: Any) -> None:
         """Use another value for a resource; its function is then not called.
@@ -136,12 +165,15 @@ class Resources:
             msg = f"no handler or middleware needs the resource {_shown(resource)}"
             raise UsageError(msg)
         self._values[resource] = value
+        self._overridden.add(resource)
 
     def close(self) -> None:
         """Close all resources in reverse order; log each resource that cannot be closed."""
+        self._suspected = False  # _end() must not log that a resource is opened again
         while self._ends:
             self._end(*self._ends.pop())
         self._values.clear()
+        self._overridden.clear()
         self._dead.clear()
         self._all_open = False
         if self._loop is not None:
@@ -151,7 +183,8 @@ class Resources:
     def _end(self, resource: Resource, end: Callable[[], None]) -> None:
         """Close a resource, and log an error that occurs.
 
-        If the resource has ended by itself, log this instead, with the error if one occurs.
+        If the resource has ended by itself, log this instead, with the error if one occurs. After
+        an outage, an error is probably a consequence of it, so the log has no traceback.
 
         Args:
             resource: the resource.
@@ -172,16 +205,27 @@ class Resources:
                 " before the next message"
             )
             events.error("resource_ended", text, exc_info=error)
+        elif error is not None and self._suspected:
+            text = (
+                f"the resource {_shown(resource)} could not be closed after an outage; feedbus opens"
+                " it again"
+            )
+            events.warning("resource_not_closed", text, error=described(error))
         elif error is not None:
             text = f"the resource {_shown(resource)} could not be closed; the others are closed"
             events.error("resource_not_closed", text, exc_info=error)
 
-    def _close_dead(self, dead: Resource) -> None:
-        """Close a resource that has ended by itself, and the resources that need it."""
-        if dead not in self._values:  # it was closed, because it needs another one that has ended
-            return
+    def _close_some(self, resources: Collection[Resource]) -> None:
+        """Close those of these resources that are open, and the resources that need them.
+
+        Overridden resources stay, because only the test that has overridden them can close them.
+        """
+        replaceable = self._values.keys() - self._overridden
+        ended = replaceable.intersection(resources)
         closing = {
-            each for each in self._values if each == dead or dead in of_resource(each).resources()
+            each
+            for each in replaceable
+            if each in ended or not ended.isdisjoint(of_resource(each).resources())
         }
         for entry in [each for each in reversed(self._ends) if each[0] in closing]:
             self._ends.remove(entry)

@@ -150,7 +150,8 @@ class InlineConsumer:
         try:
             self._resources.open()
             self._dispatch.handle(batch)
-        except Outage:
+        except Outage as error:
+            self._resources.close_at_next_open(error)
             self._buffer.clear()
             if self._waiting is not None:
                 self._waiting.close()

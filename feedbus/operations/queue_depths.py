@@ -16,7 +16,7 @@ from feedbus import broker
 from feedbus.broker import timer
 from feedbus.broker.timer import DelayedCounts
 from feedbus.broker_names import Names
-from feedbus.errors import Outage
+from feedbus.errors import BrokerOutage, Outage
 from feedbus.generations.queue_depths import Depths, depths_of
 from feedbus.schedules.fired_moment import fired_moments
 from feedbus.topology import Topology
@@ -165,7 +165,7 @@ class QueueDepths:
                 # After an error, the connection may be in any state, so it is not used again.
                 self._drop()
                 msg = f"broker {self._topology.broker_url}: {error}"
-                raise Outage(msg) from error
+                raise BrokerOutage(msg) from error
 
     def _read_fired(self) -> Mapping[str, datetime]:
         topology = self._topology

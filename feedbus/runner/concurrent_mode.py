@@ -216,11 +216,13 @@ class ConcurrentMode(Mode):
             return False
         try:
             with run.heartbeats.while_working():
+                # _settle_ended() may call the dead handler, and start() calls handlers. Both need
+                # open resources: those that were open may have ended by themselves.
+                self._open_resources()
                 outage = self._settle_ended()
                 if outage is not None:
                     raise outage
-                if not concurrent.has_running_calls:
-                    run.resources.open()  # open the resources again that have ended by themselves
+                self._open_resources()
             if not self._decode(raw, is_ordinary=is_ordinary):
                 return False
             concurrent.start()
@@ -237,6 +239,16 @@ class ConcurrentMode(Mode):
             raw.take_arrived()
             self._was_interrupted = True
         return True
+
+    def _open_resources(self) -> None:
+        """Open the resources that are not open, if no handler call runs that may use others.
+
+        Raises:
+            Outage: a resource cannot be opened.
+
+        """
+        if not self._concurrent.has_running_calls:
+            self._run.resources.open()
 
     def _decode(self, raw: RawConnection, *, is_ordinary: bool) -> bool:
         """Decode deliveries while more records can run; handle suspected messages alone.

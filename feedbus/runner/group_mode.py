@@ -110,17 +110,17 @@ class GroupMode(BatchMode):
         run, group = self._run, self._group
         started = run.clock.monotonic()
         outage = None
-        if not group:
-            if not run.resources.ready:  # a resource has ended by itself
+        try:
+            if not run.resources.ready:  # see Resources.open()
                 with run.heartbeats.while_working():
                     run.resources.open()
-            outage = group.handle(
-                arrived,
-                raw.take_arrived,
-                lambda: run.stop_requested.is_set() or bool(self._subscriptions.cancelled),
-                min(max_deliveries, run.limits.remaining_messages),
-            )
-        try:
+            if not group:
+                outage = group.handle(
+                    arrived,
+                    raw.take_arrived,
+                    lambda: run.stop_requested.is_set() or bool(self._subscriptions.cancelled),
+                    min(max_deliveries, run.limits.remaining_messages),
+                )
             # After an outage in handle(), the deliveries that were handled before it are finished.
             deliveries = group.finish()
         except Outage as error:

@@ -233,7 +233,7 @@ class Mode(ABC):
         run = self._run
         started = run.clock.monotonic()
         with run.heartbeats.while_working():
-            run.resources.open()  # open the resources again that have ended by themselves
+            run.resources.open()  # those that were open may have ended by themselves
             run.crash_guard.set_messages(ids, run.handler_seconds)
             limit = run.consumer.queue.delivery_limit
             # A message that may have ended a process is handled alone, so its id is the only one.

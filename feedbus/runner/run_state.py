@@ -238,6 +238,7 @@ class Run:
                 update()
 
         update()
+        self.resources.close_at_next_open(error)
         if not isinstance(error, (BrokerOutage, UsageError)):
             # The error came from the call of a handler, so the run was not idle until now.
             self.limits.restart_idle_time(self.clock.monotonic())

@@ -100,8 +100,9 @@ def resource(function: Function) -> Function:
                 yield client
 
     The function is called once in each process that needs the resource, before the first message is
-    handled. A generator continues after its yield when the process ends. The parameters of the
-    function can request other resources and the Topology, by their annotations.
+    handled. A generator continues after its yield when the process ends. After a handler has raised
+    Outage, the resource is closed, and the function is called again. The parameters of the function
+    can request other resources and the Topology, by their annotations.
 
     Raises:
         Unfit: the object is not a function.
