@@ -56,14 +56,16 @@ refused = []
 
 @handler(Order)
 def pay(order) -> None:
-    Paid.create(n=1)
+    with database.atomic():
+        Paid.create(n=1)
     try:
         with own[0].transaction():
             Paid.create(n=2)
             own[0].publish("events", order)
     except Exception as error:
         refused.append(error)
-    Paid.create(n=3)
+    with database.atomic():
+        Paid.create(n=3)
     if order["quantity"] > 1:
         raise Reject("more than one")
 """

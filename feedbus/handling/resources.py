@@ -207,8 +207,8 @@ class Resources:
             events.error("resource_ended", text, exc_info=error)
         elif error is not None and self._suspected:
             text = (
-                f"the resource {_shown(resource)} could not be closed after an outage; feedbus opens"
-                " it again"
+                f"the resource {_shown(resource)} could not be closed after an outage; feedbus"
+                " opens it again"
             )
             events.warning("resource_not_closed", text, error=described(error))
         elif error is not None:

@@ -14,7 +14,7 @@ from feedbus.handling.routes import HandlerRoutes
 from feedbus.metrics import ConsumerMetrics
 from feedbus.runner.buffer import Buffer
 from feedbus.runner.waiting_queues import WaitingQueues
-from feedbus.store import Store
+from feedbus.store import Store, refusing_autocommit
 from feedbus.topology import Consumer, Queue, Topology
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import Connection
@@ -69,6 +69,7 @@ class InlineConsumer:
         self._clock = clock
         self._buffer = Buffer()
         self._resources = resources
+        self._store = store
         self._dispatch = Dispatch(
             topology,
             consumer,
@@ -148,8 +149,9 @@ class InlineConsumer:
         from_waiting_queue = bool(batch)
         batch = batch or self._buffer.take(size, math.inf, lambda _: False)
         try:
-            self._resources.open()
-            self._dispatch.handle(batch)
+            with refusing_autocommit(self._store, self._consumer.queue):
+                self._resources.open()
+                self._dispatch.handle(batch)
         except Outage as error:
             self._resources.close_at_next_open(error)
             self._buffer.clear()

@@ -90,9 +90,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " Search the project's async code for a call of `loop.stop()`, and remove it.",
         "resource_ended": "A resource has ended by itself; feedbus opens it again. The traceback"
         " shows the cause. If this repeats, correct the resource, or the server that it uses.",
-        "resource_not_closed": "A resource could not be closed. When the process ends, the traceback"
-        " follows, and the other resources are closed. After an outage that a handler has raised,"
-        " feedbus opens the resource again.",
+        "resource_not_closed": "A resource could not be closed. When the process ends, the"
+        " traceback follows, and the other resources are closed. After an outage that a handler has"
+        " raised, feedbus opens the resource again.",
         "log": "A line that a library or a handler has logged; `logger` is the name of the logger."
         " Python's warnings have the logger `py.warnings`.",
     },

@@ -36,7 +36,7 @@ from feedbus.runner.queues_to_read import QueuesToRead
 from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.runner.waiting_queues import WaitingQueues
-from feedbus.store import Store
+from feedbus.store import Store, refusing_autocommit
 from feedbus.topology import Consumer, Topology
 from feedbus.wire.amqp_protocols import RawConnection
 
@@ -150,7 +150,7 @@ class Runner:
         A signal, a limit or the removal of the consumer's queue ends the run. During an outage of
         the broker or the store, the method waits and tries again.
         """
-        with self._heartbeats:
+        with self._heartbeats, refusing_autocommit(self._store, self._consumer.queue):
             try:
                 while (reason := self._end_reason()) is None:
                     if not self._run.is_assigned():

@@ -4,7 +4,7 @@ The effects of handlers are committed to this database. The outbox is the table 
 are still to be published. The inbox is the table of the ids of handled messages.
 """
 
-from feedbus.store.no_store import NoStore
+from feedbus.store.no_store import NoStore, refusing_autocommit
 from feedbus.store.protocol import Inbox, Outbox, OutboxRow, Store
 from feedbus.store.store_of_topology import (
     check_is_store,
@@ -25,4 +25,5 @@ __all__ = [
     "open_prepared",
     "open_store",
     "ping",
+    "refusing_autocommit",
 ]

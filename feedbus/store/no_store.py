@@ -9,7 +9,9 @@ from typing import Any, NoReturn, Unpack
 from feedbus.errors import UsageError
 from feedbus.records.payloads import Payload
 from feedbus.records.publish_arguments import NO_KEY
-from feedbus.store.protocol import OutboxRow
+from feedbus.store.protocol import OutboxRow, Store
+from feedbus.store.sql import SqlStore
+from feedbus.topology import Queue
 from feedbus.wire.message_options import PublishOptions
 
 
@@ -121,6 +123,23 @@ class NoInbox:
         """Return 0: there are no ids to delete."""
         del older_than_seconds, limit
         return 0
+
+
+def refusing_autocommit(store: Store, queue: Queue) -> AbstractContextManager[None]:
+    """Return a context manager in which the handlers of a queue are called.
+
+    On a queue with `store = false`, handlers have no transaction. A peewee model would commit each
+    of its writes immediately, also if the handler then fails. So in the block, such a write outside
+    of `database.atomic()` raises UsageError.
+
+    Args:
+        store: the store of the topology.
+        queue: the queue.
+
+    """
+    if queue.store or not isinstance(store, SqlStore):
+        return nullcontext()
+    return store.refusing_autocommit(queue.name)
 
 
 def refuse() -> NoReturn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +214,20 @@ class SqlStore(ABC):
             sql: the statement, with parameters of the form :name.
             parameters: maps the names of the parameters to their values.
         """
+
+    def refusing_autocommit(self, queue: str) -> AbstractContextManager[None]:
+        """Return a context manager in which a write outside of a transaction raises UsageError.
+
+        feedbus uses it for the handlers of a queue with `store = false`. Here it does nothing,
+        because a Session of SQLAlchemy always has a transaction: without a commit() of the handler,
+        nothing is written.
+
+        Args:
+            queue: the name of the queue, for the error.
+
+        """
+        del queue
+        return nullcontext()
 
     @abstractmethod
     def close(self) -> None:

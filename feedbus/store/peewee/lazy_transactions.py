@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,12 @@ from feedbus.store.outages import is_outage
 from feedbus.store.sql import cannot_end_transaction, ended_transaction
 
 SAVEPOINT = "database.atomic()"
+# A statement that changes rows, also behind the queries of a WITH clause.
+WRITE = re.compile(
+    r"\s*(?:INSERT|UPDATE|DELETE|REPLACE|MERGE)\b"
+    r"|\s*WITH\b.*\b(?:INSERT\s+INTO|DELETE\s+FROM|MERGE\s+INTO|UPDATE\s.*\bSET)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 class Database(peewee.Database):
@@ -40,6 +47,8 @@ class Database(peewee.Database):
 
         """
         self.where = where
+        # The name of the queue whose handlers run without a transaction of the store, or "".
+        self._queue_without_store = ""
         self._local = threading.local()
         # The open connections by their id(), each with the thread that opened it.
         self._opened: dict[int, tuple[threading.Thread, Any]] = {}
@@ -109,6 +118,44 @@ class Database(peewee.Database):
             yield
         finally:
             self._local.kept_whole = False
+
+    @contextmanager
+    def refusing_autocommit(self, queue: str) -> Iterator[None]:
+        """In a `with` block, refuse the project's writes outside of a transaction, in all threads.
+
+        Args:
+            queue: the name of the queue, for the error.
+
+        """
+        self._queue_without_store = queue
+        try:
+            yield
+        finally:
+            self._queue_without_store = ""
+
+    def execute_sql(self, sql: str, params: Any = None) -> Any:
+        """Execute a statement of the project, and return its cursor; peewee calls it.
+
+        Raises:
+            UsageError: the statement would be committed on its own, in a handler that has no
+                transaction.
+
+        """
+        if self._queue_without_store and WRITE.match(sql) and not self.in_transaction():
+            msg = (
+                f"'{sql.split(maxsplit=1)[0]}' outside of a transaction: [queues."
+                f"{self._queue_without_store}] has store = false, so the write would stay if the"
+                " handler fails: remove store = false, or write inside `with database.atomic():`"
+            )
+            raise UsageError(msg)
+        return self._execute_cursor(sql, params)
+
+    def execute_own(self, sql: str, params: Any) -> Any:
+        """Execute a statement on feedbus's own tables, and return its cursor.
+
+        Outside of a transaction, its changes are committed immediately.
+        """
+        return self._execute_cursor(sql, params)
 
     def commit(self) -> None:
         """Commit if any statement was executed in the transaction; peewee calls it.

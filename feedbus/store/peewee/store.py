@@ -113,6 +113,15 @@ class PeeweeStore(SqlStore):
                 raise
             raise StoreOutage(self.describe(error)) from error
 
+    def refusing_autocommit(self, queue: str) -> AbstractContextManager[None]:
+        """In a `with` block, raise UsageError if a model writes outside of a transaction.
+
+        Args:
+            queue: the name of the queue with `store = false`, for the error.
+
+        """
+        return self.database.refusing_autocommit(queue)
+
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
         """Execute a statement on feedbus's own tables, and return its result.
 
@@ -124,7 +133,7 @@ class PeeweeStore(SqlStore):
             parameters: maps the names of the parameters to their values.
         """
         statement = _for_psycopg2(sql) if self.on_postgres else sql
-        cursor: Cursor = self.database.execute_sql(statement, parameters)
+        cursor: Cursor = self.database.execute_own(statement, parameters)
         return cursor
 
     def ready(self) -> None:
