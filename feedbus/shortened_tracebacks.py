@@ -38,6 +38,20 @@ def user_traceback(error: BaseException) -> TracebackType | None:
     return shown
 
 
+def user_line(error: BaseException) -> str:
+    """Return "FILE:LINE" of the last call of the user's code in a traceback, or "".
+
+    This is the line of the project that has caused the exception.
+    """
+    place, call = "", error.__traceback__
+    while call is not None:
+        file = call.tb_frame.f_code.co_filename
+        if is_of_user(file):
+            place = f"{file}:{call.tb_lineno}"
+        call = call.tb_next
+    return place
+
+
 def shortened_traceback(error: BaseException) -> TracebackException:
     """Return an exception with its traceback for printing, with the calls of user_traceback().
 

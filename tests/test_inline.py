@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
 
 from feedbus import config
+from feedbus.errors import StoreOutage
 from feedbus.inline import InlinePool, Project
-from feedbus.store import NoStore, open_prepared
+from feedbus.store import NoStore, open_prepared, open_store
 
 TOPOLOGY = """\
 name = "shop"
@@ -75,4 +78,23 @@ def test_a_project_prepares_its_store_with_its_own_models(project):
     store = open_prepared(project.topology)
     with store.transaction() as database:
         assert database.execute_sql("SELECT count(*) FROM reservation").fetchone() == (1,)
+    store.close()
+
+
+def test_an_outage_names_the_line_of_the_project_because_it_may_use_another_database(project):
+    root = project.topology.root
+    (root / "inline_shop.py").write_text(
+        f"import sqlite3\n{MODULE}".replace(
+            "    with database:\n",
+            f"    sqlite3.connect('{root}/absent/other.db')\n    with database:\n",
+        )
+    )
+    sys.modules.pop("inline_shop")
+    line = rf"\(raised at {root}/inline_shop\.py:15\)$"
+    with pytest.raises(StoreOutage, match=rf"^\[store\] prepare = .* cannot be opened.*{line}"):
+        open_prepared(project.topology)
+    store = open_store(project.topology)
+    with pytest.raises(StoreOutage, match=rf"cannot be opened.* \(raised at {__file__}:\d+\)$"):  # noqa: SIM117 -- one is expected
+        with store.transaction():
+            sqlite3.connect(root / "absent" / "other.db")
     store.close()

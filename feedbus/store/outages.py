@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 
 from feedbus.errors import Outage, StoreOutage
 from feedbus.printable import one_line
+from feedbus.shortened_tracebacks import user_line
 
 # Primary result codes of SQLite, and what to do about each.
 SQLITE_OUTAGES = {
@@ -100,6 +101,9 @@ def _has_code(error: BaseException, codes: Collection[str]) -> bool:
 def describe(error: BaseException, where: str) -> str:
     """Return one line with the reason of an outage, and what to do.
 
+    If code of the project raised the error, the line has its file and line number. The reason: an
+    error of another database has the same class, so it counts as an outage of the store, too.
+
     Args:
         error: an outage; for any other error of the database, the line contains the error's text.
         where: the store's file or URL, with which the line begins.
@@ -110,7 +114,8 @@ def describe(error: BaseException, where: str) -> str:
     for each in _causes(error):
         reason = _reason(each)
         if reason is not None:
-            return f"store {where}: {reason}"
+            place = user_line(error)
+            return f"store {where}: {reason}" + (f" (raised at {place})" if place else "")
     return f"store {where}: {one_line(error)}"
 
 
