@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -144,7 +145,8 @@ def test_under_a_supervisor_a_handler_that_exits_is_given_up_with_that_reason(
     with up(project):
         wait_until(lambda: "2" in project.seen())
     (letter,) = project.dead()
-    assert letter["reason"].endswith("the last time, the process ended")
+    assert letter["reason"].endswith("the last time, the process ended (exit code 7)")
+    assert len(re.findall(r'event=ended .*\bexit="exit code 7"', log(project))) == 5
 
 
 def test_a_process_that_survives_sigabrt_is_killed_at_the_next_check(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "started": "A consumer has started.",
         "ended": "A consumer has ended; `reason` says why, such as a signal or a limit of messages."
         " If a process ends by itself, the supervisor also writes a line `ended`, with the field"
-        " `exit`, and restarts the process.",
+        " `exit`, and restarts the process. After a failure, this line is also in the log of the"
+        " consumer.",
         "process_failed": "A process that the supervisor has started ends because of an error. The"
         " line contains the error; correct its cause.",
         "handler_failed": "The handler raised an exception for one record; the traceback follows."
@@ -100,7 +101,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "starting": "`feedbus up` starts the processes. The message has their number and the folder"
         " of their logs.",
         "ready": "A process is ready: it handles messages or answers requests.",
-        "all_ready": "Every process is ready.",
+        "all_ready": "Every process is ready, or holds: see `consumer_paused`.",
         "not_all_ready": "Some processes were not ready within a minute, or are not restarted any"
         " more. The next lines name each of these processes, the reason and its log.",
         "gave_up": "A process has failed too often and is not restarted. Read its log, then start"

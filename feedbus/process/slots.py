@@ -6,6 +6,7 @@ A slot is the number of a process among the processes of its consumer. Each slot
 - "ready", "holding": the status of the process; see status_files.
 - "waiting": how many records wait in the process; see feedbus.metrics.waiting_counts.
 - "handler": the messages that are in the handler; see watchdog.
+- "exit": how the last process that failed has ended; see status_files.
 - "url": the URL of the operations process; see operations.url_file.
 """
 
@@ -65,7 +66,7 @@ def slot_path(folder: Path, name: str, slot: int, kind: str) -> Path:
         folder: the run folder, which run_folder() returns.
         name: the name of the consumer or process.
         slot: the number of the slot, from 1.
-        kind: "lock", "ready", "holding", "waiting", "handler" or "url".
+        kind: "lock", "ready", "holding", "waiting", "handler", "exit" or "url".
 
     """
     return folder / f"{name.replace('/', '%2F')}.{slot}.{kind}"

@@ -8,6 +8,7 @@ that wrote the file. If that process has ended, its file is ignored.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -56,6 +57,35 @@ def write_status(kind: str, line: str) -> None:
         handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
+
+
+def write_exit(path: Path, pid: int, ending: str) -> None:
+    """Write to the "exit" file of a slot how its process has ended; only the supervisor knows it.
+
+    If the file cannot be written, for example because the disk is full, do nothing.
+
+    Args:
+        path: the "exit" file of the slot.
+        pid: the id of the process.
+        ending: how it ended, such as "exit code 1".
+
+    """
+    with contextlib.suppress(OSError):
+        handle = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, any_owner=True)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(f"{pid}\n{ending}\n")
+
+
+def read_exit(path: Path, pid: int) -> str:
+    """Return how a process has ended, or "" if it is not known.
+
+    Args:
+        path: the "exit" file of its slot.
+        pid: the id of the process. If the file is about another process, the result is "".
+
+    """
+    ended, ending = _content(path)
+    return ending.strip() if ended == str(pid) else ""
 
 
 def hold_reason(run_folder: Path, name: str, slot: int, pid: int) -> str:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from feedbus.process import watchdog
+from feedbus.process import status_files, watchdog
 from feedbus.process.private_files import open_private, private_folder
 from feedbus.process.watchdog import ENDED, UNTIL_AT, Note, note_line, until_text
 from feedbus.units import counted
@@ -83,7 +83,9 @@ class CrashGuard:
         self._crashes = note.crashes
         self._in_handler: Sequence[str] = ()
         if not forgiving:
-            self.blame(note.message_ids, HUNG if note.until == ENDED else DIED)
+            ending = status_files.read_exit(path.with_suffix(".exit"), note.pid)
+            died = f"{DIED} ({ending})" if ending else DIED
+            self.blame(note.message_ids, HUNG if note.until == ENDED else died)
         self.release()
 
     def __enter__(self) -> Self:

@@ -42,7 +42,7 @@ class SlotFiles:
 
         Args:
             slot: the number of the slot, from 1.
-            kind: the kind of the file: "lock", "ready", "holding", "waiting" or "handler".
+            kind: the kind of the file: "lock", "ready", "holding", "waiting", "handler" or "exit".
 
         """
         return slot_path(self.folder, self._name, slot, kind)
@@ -56,7 +56,7 @@ class SlotFiles:
 
         """
         entry = pwd.getpwnam(user)
-        for kind in ("lock", "ready", "handler", "holding", "waiting"):
+        for kind in ("lock", "ready", "handler", "holding", "waiting", "exit"):
             path = self.path(slot, kind)
             path.touch(mode=0o600)
             os.chown(path, entry.pw_uid, entry.pw_gid)
@@ -70,6 +70,19 @@ class SlotFiles:
 
         """
         return status_files.ready_since(self.path(slot, "ready"), pid)
+
+    def record_exit(self, slot: int, pid: int, ending: str) -> None:
+        """Record how a process has ended, for the next process in its slot.
+
+        If the messages of the process become dead letters, their reasons contain it.
+
+        Args:
+            slot: the slot of the process.
+            pid: the process id.
+            ending: how the process ended, such as "exit code 1" or "killed by SIGKILL".
+
+        """
+        status_files.write_exit(self.path(slot, "exit"), pid, ending)
 
     def clear_handler(self, slot: int) -> None:
         """Remove the messages of an ended process from the file `handler` of its slot.

@@ -323,6 +323,16 @@ class ProcessWatcher(UnlockedWatcher):
         )
         self.last_exit = describe_exit(code)
         self.restarts += 1
+        if code and self.events.handles_messages:
+            self.files.record_exit(process.wid, process_pid, self.last_exit)
+            # The log of the consumer gets a line, too, because a crash may have written nothing.
+            self.stdout_stream.write_event(
+                logging.WARNING,
+                "ended",
+                f"process {process_pid} ended: {self.last_exit}",
+                pid=process_pid,
+                exit=self.last_exit,
+            )
         if self.restart_policy.exhausted:
             count = self.restart_policy.failures
             self._give_up(
