@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 from collections.abc import Iterator
 
 import pytest
+from click.testing import CliRunner
 
 from feedbus import Outage, handler, resource
+from feedbus.cli import main, restart
 from feedbus.errors import UsageError
 from feedbus.testing import TestSystem
 from tests import resources_to_open
 from tests.handlers_to_run import Numbered, topology_of
-from tests.projects import PATIENCE_SECONDS, Project, wait_until
+from tests.projects import PATIENCE_SECONDS, Project, status, wait_until
 from tests.resources_to_open import FAILURES, STEPS, Client, client, needed
 
 
@@ -152,12 +155,19 @@ def client() -> Iterator[list]:
 """
 
 
-def test_a_process_holds_until_its_resource_opens_and_closes_it_on_sigterm(tmp_path):
-    project, ready = Project.at(tmp_path, BODY), tmp_path / "ready"
+@pytest.fixture
+def project(tmp_path):
+    """Return a project whose resource cannot be opened before the file "ready" exists."""
+    project = Project.at(tmp_path, BODY)
     module = tmp_path / "small_handlers.py"
     text = module.read_text().replace("message, bus)", "message, client: list)")
     before, mark, after = text.partition("@handler")
-    module.write_text(before + CLIENT.format(ready=str(ready)) + mark + after)
+    module.write_text(before + CLIENT.format(ready=str(tmp_path / "ready")) + mark + after)
+    return project
+
+
+def test_a_process_holds_until_its_resource_opens_and_closes_it_on_sigterm(project):
+    ready = project.folder / "ready"
     project.publish(1, 2)
     process = project.start("run", "work")
     said = ""
@@ -172,3 +182,24 @@ def test_a_process_holds_until_its_resource_opens_and_closes_it_on_sigterm(tmp_p
     process.stdout.close()
     assert project.seen() == ["opens", "handles-1", "handles-3", "closes"]
     assert project.dead() == []
+
+
+def test_a_process_that_holds_at_its_start_continues_by_itself(project, monkeypatch):
+    monkeypatch.setattr(restart, "READY_SECONDS", 1.0)
+    done = project.feedbus("up", "--detach")
+    try:
+        held = r"work holds: the resource client .*; it continues by itself"
+        assert any(re.fullmatch(held, line) for line in done.stderr.splitlines())
+        assert "every process runs after" in done.stdout
+        shown = status(project.topology)["consumers"]["work"]
+        assert shown["state"] == "holding"
+        assert [each["ready"] for each in shown["processes"]] == [False]
+        words = ["--topology", str(project.topology), "restart", "work"]
+        restarted = CliRunner().invoke(main, words)
+        assert restarted.exit_code == 1
+        expected = r"work is not ready after 1 s \(it holds, and continues by itself: the resource"
+        assert re.search(expected, restarted.output)
+        (project.folder / "ready").touch()
+        wait_until(lambda: status(project.topology)["consumers"]["work"]["state"] == "running")
+    finally:
+        project.feedbus("down")

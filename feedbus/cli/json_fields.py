@@ -21,8 +21,9 @@ from feedbus.schedules.overview import ScheduleOverview
 Meaning = str | type[Any]
 
 STATE: Mapping[str, Meaning] = {
-    "state": '"running"; "starting": not all processes are ready; "holding": a process waits during'
-    " an outage, or handles only waiting records because `waiting_limit` is reached; "
+    "state": '"running"; "starting": not all processes are ready, and none holds; "holding": a '
+    "process waits during an outage, perhaps before it is ready, or handles only waiting records "
+    "because `waiting_limit` is reached; "
     '"restarting": a process has ended by itself and is started again after a wait; '
     '"stopping"; "stopped": stopped by an operator, or nothing runs; "gave up": it has failed too '
     'often and is not restarted; "leaving": the topology no longer has it, and it empties its '

@@ -41,8 +41,9 @@ def command(context: Context, *, names: tuple[str, ...], as_json: bool) -> None:
 
     Each consumer first finishes the messages in its handler. The next process is restarted when
     this one is ready again. All other processes continue to run. Before the first restart, the
-    handlers are imported; if that fails, nothing is restarted. If a process does not become ready,
-    the command ends with exit code 1, and does not restart the processes that follow.
+    handlers are imported; if that fails, nothing is restarted. If a process does not become ready
+    within 60 s, the command ends with exit code 1, and does not restart the processes that follow.
+    A process that holds because a resource of its handler cannot be opened is not ready.
     """
     topology = context.load(import_handlers=True, connects=False)
     chosen = _chosen(topology, names)
@@ -143,12 +144,18 @@ def _restart(topology: Topology, name: str, *, quiet: bool) -> tuple[str, list[i
                 f" `feedbus restart {name}` again"
             )
             return text, []
-        if seen["state"] in {"running", "holding"}:
+        if seen["state"] in {"running", "holding"} and all(
+            one["ready"] for one in seen["processes"]
+        ):
             return "", [one["pid"] for one in seen["processes"]]
-    return (
-        f"{name} is not ready after {READY_SECONDS:.0f} s (state: {seen['state']}); read"
-        f" {log_path(topology, name)}"
-    ), []
+    reasons = dict.fromkeys(one["holding"] for one in seen["processes"] if one["holding"])
+    why = (
+        f"it holds, and continues by itself: {'; '.join(reasons)}"
+        if reasons
+        else f"state: {seen['state']}"
+    )
+    text = f"{name} is not ready after {READY_SECONDS:.0f} s ({why}); read"
+    return f"{text} {log_path(topology, name)}", []
 
 
 def _states(topology: Topology, name: str, lines: BusyLines) -> Iterator[Mapping[str, Any]]:

@@ -53,7 +53,11 @@ Examples:
 """
 )
 @click.option(
-    "--detach", is_flag=True, help="Return when every process is ready; they run in the background."
+    "--detach",
+    is_flag=True,
+    help="Return when every process is ready; they run in the background. A process that holds, for"
+    " example during an outage, continues by itself: the command waits 5 s for it, and names it. If"
+    " another process is not ready after 60 s, the exit code is 1, and the processes run anyway.",
 )
 @click.option(
     "--reload",
@@ -154,7 +158,8 @@ def _supervise(
             text = "some processes are not ready; the supervisor continues to run"
             events.error("not_all_ready", text, consumer=SUPERVISOR, detail="\n".join(failures))
         else:
-            text = f"all {total} processes are ready, after {took_seconds:.1f} s"
+            done = "run" if holds else "are ready"
+            text = f"all {total} processes {done}, after {took_seconds:.1f} s"
             events.info("all_ready", text, consumer=SUPERVISOR)
         if url := read_url(topology):
             events.info("listening", f"operations page: {url}", consumer=SUPERVISOR, url=url)
@@ -253,7 +258,7 @@ def _detach(topology: Topology, options: UpOptions) -> None:
         raise FeedbusError(msg)
     failures, holds = json.loads(answer)
     for line in holds:
-        click.echo(printable(line), err=True)
+        click.echo(printable(f"{line}; it continues by itself"), err=True)
     if failures:
         remedy = "the other processes run; `feedbus down` stops them"
         msg = "\n".join(["some processes are not ready:", *failures, remedy])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from feedbus.clock import SYSTEM, Clock
-from feedbus.errors import Outage, UsageError, described, unavailable_part
+from feedbus.errors import FeedbusError, Outage, UsageError, described, unavailable_part
 from feedbus.handling.annotations import file_and_line, name_of
 from feedbus.handling.parameters import Parameters, Resource, Source, declared, of_resource
 from feedbus.logs import EventLog
@@ -123,7 +123,7 @@ class Resources:
             self._open(parameters)
         self._all_open = True
 
-    def close_at_next_open(self, error: Exception) -> None:
+    def close_at_next_open(self, error: FeedbusError) -> None:
         """Let the next open() close all resources and open them again, if a handler is the cause.
 
         A handler raises Outage if something that it needs does not answer. A resource is then

@@ -77,7 +77,10 @@ def _await_start(topology: Topology, consumers: Sequence[str]) -> dict[str, Any]
 
 def _is_starting(name: str, answer: Mapping[str, Any]) -> bool:
     watcher = answer["watchers"].get(name)
-    return watcher is not None and watcher["state"] == "starting"
+    return watcher is not None and (
+        watcher["state"] == "starting"
+        or (watcher["state"] == "holding" and not all(one["ready"] for one in watcher["processes"]))
+    )
 
 
 def _difference(topology: Topology, answer: Mapping[str, Any]) -> Watchers:

@@ -35,6 +35,9 @@ events = EventLog("feedbus.supervisor")
 CHECK_SECONDS = 0.05  # the time between two checks whether processes are ready
 # If some processes are not ready after this time, on_started is called without waiting for them.
 REPORT_AFTER_SECONDS = 60.0
+# The same if these processes hold. An outage that is over earlier is not reported, such as the
+# start of a server on which a resource depends.
+REPORT_HOLDS_AFTER_SECONDS = 5.0
 
 
 class Supervision:
@@ -63,8 +66,9 @@ class Supervision:
             arbiter: circus's arbiter, before its loop runs.
             topology: the topology to run.
             on_started: called once, when each watcher is ready or has given up, but at the latest
-                after REPORT_AFTER_SECONDS. The first argument is a list of lines, one for each
-                watcher that is not ready. The second argument is a list of lines about processes
+                after REPORT_AFTER_SECONDS, or REPORT_HOLDS_AFTER_SECONDS if the other watchers
+                hold. The first argument is a list of lines, one for each watcher that is not ready
+                and does not hold. The second argument is a list of lines about processes
                 that hold (they wait, for example during an outage), with the reasons. The third
                 argument is the number of seconds since the start.
             fork_server: starts the first processes. With None, a new Python is started for each
@@ -333,10 +337,18 @@ class Supervision:
         pending = [
             one for one in self.watchers if not (one.all_ready or one.gave_up or one.leaving)
         ]
-        if self.on_started is not None and (not pending or took > REPORT_AFTER_SECONDS):
+        if self.on_started is not None and (
+            not pending
+            or took > REPORT_AFTER_SECONDS
+            or (took > REPORT_HOLDS_AFTER_SECONDS and all(map(watcher_state.is_holding, pending)))
+        ):
             on_started, self.on_started = self.on_started, None
             on_started(
-                [watcher_state.why_not_ready(one) for one in self.watchers if not one.all_ready],
+                [
+                    watcher_state.why_not_ready(one)
+                    for one in self.watchers
+                    if not (one.all_ready or watcher_state.is_holding(one))
+                ],
                 [line for one in self.watchers for line in watcher_state.hold_reasons(one)],
                 took,
             )

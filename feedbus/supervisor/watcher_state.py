@@ -22,9 +22,10 @@ def state(watcher: ProcessWatcher) -> dict[str, Any]:
       system has refused to start a process.
     - "stopped": an operator has stopped it, or `feedbus apply` has paused it.
     - "restarting": a process has ended by itself, and is started again after a wait.
-    - "starting": not all processes are ready.
     - "holding": a process holds: it waits during an outage, or it handles only waiting records,
-      because the limit `waiting_limit` of its queue is reached.
+      because the limit `waiting_limit` of its queue is reached. A process can hold before it is
+      ready, for example if a resource of its handler cannot be opened.
+    - "starting": not all processes are ready.
     - "running".
 
     The key "processes" has a list with the state of each process. The other keys are the wanted
@@ -61,10 +62,14 @@ def _activity(watcher: ProcessWatcher) -> str:
         return str(watcher.status())
     if watcher.waits_to_restart:
         return "restarting"
-    if not watcher.all_ready:
-        return "starting"
-    holds = any(_hold_reason(watcher, one) for one in watcher.processes.values())
-    return "holding" if holds else "running"
+    if is_holding(watcher):
+        return "holding"
+    return "running" if watcher.all_ready else "starting"
+
+
+def is_holding(watcher: ProcessWatcher) -> bool:
+    """Whether a process of a watcher holds; such a process continues by itself."""
+    return any(_hold_reason(watcher, one) for one in watcher.processes.values())
 
 
 def hold_reasons(watcher: ProcessWatcher) -> list[str]:
