@@ -112,8 +112,8 @@ def test_a_body_that_is_not_json_is_reported_with_its_place(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        ('{"id": NaN, "k": "chair"}', "cannot publish: field 'id': float: "),
-        ('{"id": 1e999, "k": "chair"}', "cannot publish: field 'id': float: "),
+        ('{"id": NaN, "k": "chair"}', "cannot publish: field 'id': expected a number"),
+        ('{"id": 1e999, "k": "chair"}', "cannot publish: field 'id': expected a number"),
         ('{"id": 1, "k": "' + "k" * 256 + '"}', "expected a routing key of at most 255 bytes"),
         ('{"feedbus-raw": "x", "k": "chair"}', "cannot publish Raw(…) to exchange 'orders'"),
         ('{"id": ' + "[" * 200 + "]" * 200 + ', "k": "chair"}', "nested too deeply"),
