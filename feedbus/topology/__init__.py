@@ -1,5 +1,7 @@
 """The topology as immutable dataclasses: exchanges, queues, shards, consumers and processes."""
 
+from feedbus.topology.consumers import Consumer
+from feedbus.topology.exchanges import Exchange
 from feedbus.topology.generation import DECLARED, MAX_BUCKETS, NO_DELIVERY_LIMIT, Generation
 from feedbus.topology.processes import (
     OPERATIONS,
@@ -7,18 +9,16 @@ from feedbus.topology.processes import (
     Logging,
     Operations,
     Process,
-    Schedule,
 )
 from feedbus.topology.queues import (
     HANDLER_TIMEOUT_SECONDS,
     PREFETCH,
     Batch,
-    Consumer,
     DeadLetters,
-    Exchange,
     Queue,
     RetryPolicy,
 )
+from feedbus.topology.schedules import Schedule
 from feedbus.topology.store_options import (
     KEEP_HANDLED_SECONDS,
     PEEWEE,

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from feedbus.topology.queues import Exchange, Queue
+from feedbus.topology.exchanges import Exchange
+from feedbus.topology.queues import Queue
 
 MAX_BUCKETS = 10_000  # the largest number of buckets of a ring
 # The delivery limit of quorum queues, so large that it is never reached. By default, RabbitMQ 4

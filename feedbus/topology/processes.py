@@ -1,12 +1,11 @@
-"""Supervised processes that are not consumers: their options, logs and schedules."""
+"""Supervised processes that are not consumers, and the logs of all processes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from feedbus.topology.queues import empty_mapping
+from feedbus.topology.exchanges import empty_mapping
 
 OPERATIONS = "operations"  # the name of the process that serves metrics and the operations page
 # A port that others rarely use: exporters of Prometheus use 9100 to 9999, RabbitMQ uses 5672 and
@@ -66,29 +65,3 @@ class Logging:
     """
 
     format: str = "text"
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """A table [schedules.NAME]: a message that is published at the times of a cron expression.
-
-    Attributes:
-        name: the name in topology.toml.
-        cron: the cron expression.
-        exchange: the name of the exchange in topology.toml.
-        key: the routing key.
-        payload: the payload of the message.
-        headers: the headers of the message.
-        timezone: the IANA name of the expression's time zone.
-        catch_up_seconds: if no operations process ran at a time of the expression, the message is
-            published later, but at most this late.
-    """
-
-    name: str
-    cron: str
-    exchange: str
-    key: str = ""
-    payload: Mapping[str, Any] = field(default_factory=empty_mapping)
-    headers: Mapping[str, Any] = field(default_factory=empty_mapping)
-    timezone: str = "UTC"
-    catch_up_seconds: float = 3600.0

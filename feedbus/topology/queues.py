@@ -1,55 +1,16 @@
-"""Exchanges, queues, and the consumers of queues."""
+"""Queues, and their options: retries, batches and dead letters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal
 
-ExchangeType = Literal["direct", "topic", "fanout", "x-consistent-hash"]
+from feedbus.topology.exchanges import empty_mapping
 
 HANDLER_TIMEOUT_SECONDS = 600.0
 PREFETCH = 10
 WAITING_LIMIT = 10_000
-
-
-def empty_mapping() -> Mapping[str, Any]:
-    """Return an empty mapping that cannot be changed: the default of options that are tables."""
-    return MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A table [exchanges.NAME]: an exchange.
-
-    Attributes:
-        name: the name in topology.toml.
-        type: the type of the exchange; it determines which queues get a message.
-        pack: the largest number of records in one message; 0 for no packs.
-        arguments: the arguments with which feedbus declares the exchange.
-        content_type: the content type of the messages that feedbus publishes to the exchange; None
-            for JSON.
-        external_name: the whole name on the broker, if another system declares the exchange;
-            otherwise "".
-    """
-
-    name: str
-    type: ExchangeType
-    pack: int = 0
-    arguments: Mapping[str, Any] = field(default_factory=empty_mapping)
-    content_type: str | None = None
-    external_name: str = ""
-
-    @property
-    def hashed(self) -> bool:
-        """Whether the exchange has a ring, in which a hash selects the queue of a message."""
-        return self.type == "x-consistent-hash"
-
-    @property
-    def hashes_routing_keys(self) -> bool:
-        """Whether a ring selects shards by the routing key, not by a header or a property."""
-        return not {"hash-header", "hash-property"} & {*self.arguments}
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,20 +156,3 @@ class Queue:
     start_retries: int = 10
     stop_timeout_seconds: float | None = None
     external_name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Consumer:
-    """The consumer of one queue on the broker: of a shard, or of a queue without shards.
-
-    Attributes:
-        name: the name of the queue in topology.toml; for a shard, with the number, as in `feed_3`.
-        queue: the table [queues.NAME].
-        shard: the number of the shard, from 0; None without shards.
-        weight: how many buckets of the ring the queue has; 1 for a queue that is in no ring.
-    """
-
-    name: str
-    queue: Queue
-    shard: int | None
-    weight: int

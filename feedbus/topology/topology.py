@@ -11,9 +11,12 @@ from typing import ClassVar, TypeVar
 
 from feedbus.errors import UsageError
 from feedbus.name_list import expected_one_of
+from feedbus.topology.consumers import Consumer
+from feedbus.topology.exchanges import Exchange
 from feedbus.topology.generation import Generation, shape_of
-from feedbus.topology.processes import OPERATIONS, Logging, Operations, Process, Schedule
-from feedbus.topology.queues import Consumer, Exchange, Queue
+from feedbus.topology.processes import OPERATIONS, Logging, Operations, Process
+from feedbus.topology.queues import Queue
+from feedbus.topology.schedules import Schedule
 from feedbus.topology.store_options import StoreOptions
 from feedbus.urls import BrokerUrl, ManagementUrl, StoreUrl
 from feedbus.wrong_argument import refuse

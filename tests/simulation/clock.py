@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 from feedbus.clock import Events
-from feedbus.transports.sqlite.waiting import WOKEN
+from feedbus.transports.sqlite.connection_watch import WOKEN
 from tests.simulation.scheduler import SECONDS, Scheduler
 from tests.simulation.threads import SimulatedThreads
 
