@@ -347,9 +347,10 @@ class Dispatch:
     def _is_handled(self, delivery: Delivery) -> bool:
         """Whether the inbox contains the id of a message, so that no handler is called for it.
 
-        The result is False in two cases. A message without an id: feedbus derives its id from its
-        content, so the id in the inbox can be that of another message with the same content. A
-        pack: the ids of its records are in its body, which is not decoded here.
+        The result is always False without `once`, and for two kinds of messages. The first are
+        messages without an id: feedbus derives their ids from their content, so the id in the inbox
+        can be that of another message with the same content. The second are packs: the ids of their
+        records are in their body, which is not decoded here.
         """
         queue = self._consumer.queue
         if not queue.once or not delivery.identified or delivery.content_type == PACK:

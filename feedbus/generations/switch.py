@@ -36,7 +36,8 @@ EXIT_CODE = 99
 # Why a ring cannot be changed to one without shards.
 NO_SHARDS = (
     "no queue in the topology uses this exchange any more, so no consumer would empty its old"
-    " queues. Remove [exchanges.{exchange}], too, and run `feedbus apply` while the consumers run"
+    " queues. Remove [exchanges.{exchange}], too, and run `feedbus apply` while the consumers of"
+    " the removed queues still run: then they empty these queues"
 )
 
 
@@ -87,9 +88,10 @@ def switch_ring(
         )
     elif same_ring(state.current, wanted_generation) and not state.disordered:
         # An operator may have deleted queues of the ring, or the entry. They are declared again.
-        # A new entry has no binding to the ring until _connect(). Messages that arrive before that
-        # are held. So they are appended to the ring's queues first, and the entry is bound
-        # afterwards: messages that arrive after the binding are newer.
+        # A new entry has no binding to the ring until _connect(), so messages that arrive before
+        # that are held. The held messages are appended to the ring's queues before the entry is
+        # bound, because messages that arrive after the binding are newer. Only a message that
+        # arrives between these two calls can be overtaken: it is appended below.
         broker.declare_ring(channel, names, state.current)
         append_held(channel, names, exchange, (state.current,))
         _connect(channel, names, state.current)
@@ -98,8 +100,8 @@ def switch_ring(
             state = state_queues.write(channel, names, state)
         else:
             state_queues.repair(channel, names, state)
-        # Usually, the queue of held messages is empty. But a slow broker can have put messages into
-        # this queue after the last switch had emptied it.
+        # Usually, the queue of held messages is empty. But a message can have arrived there between
+        # the two calls above, or, with a slow broker, after the last switch had emptied the queue.
         append_held(channel, names, exchange, (state.current,))
         return state
     elif loses_all_shards(state, wanted_generation):
@@ -184,8 +186,8 @@ def same_ring(one: Generation, other: Generation) -> bool:
 def loses_all_shards(state: RingState, wanted: Generation) -> bool:
     """Whether the topology has removed the last queue of a ring, but not its exchange.
 
-    No switch to such a ring is possible: the consumers of the current ring empty the queues of the
-    earlier ones, and this ring would have no consumer.
+    No switch to a ring without shards is possible: after a switch, the consumers of the new ring
+    empty the old queues, and a ring without shards has no consumers.
 
     Args:
         state: the state of the ring.

@@ -294,8 +294,8 @@ class Runner:
                 break
             queues.check_old_queues()
             arrived = mode.receive(raw)
-            # If the broker has cancelled a subscription, perhaps to a waiting queue, then another
-            # consumer may have put records into the waiting queue. This consumer does not know
+            # If the broker has cancelled a subscription, another process may read this queue now,
+            # and may have put failed records into its waiting queue. This consumer does not know
             # these records. If it handled a record now, the record could overtake one of them that
             # has the same key. So nothing is handled now: end_queues() stops reading each queue
             # with a cancelled subscription, together with its waiting queue, and returns the
@@ -315,9 +315,8 @@ class Runner:
                 if not in_time:
                     queues.return_before_timeout()
                 elif not arrived and not self._subscriptions.unsubscribed:
-                    # Usually a handled message shows that an outage is over. This consumer reads
-                    # all its queues, but nothing has arrived. Here, a connection that has lasted
-                    # for long enough shows it.
+                    # Usually a handled message shows that an outage is over. If no message arrives,
+                    # a connection that has lasted for long enough shows it.
                     run.outage_pause.record_success_after(begun_at)
                 self._pruning.check(raw)
             if queues.end_queues():  # True if run() must connect again, as described above
