@@ -289,7 +289,10 @@ def test_what_cannot_be_balanced_is_refused(balance, words, code, reported):
         ("a\t-1\n", "keys.tsv:1: expected traffic as a number from 0"),
         ("a\tnan\n", "keys.tsv:1: expected traffic as a number from 0"),
         ("a\t1e999999999\n", "keys.tsv:1: expected traffic as a number from 0"),
-        ("a\t0\n", "expected traffic for at least one of the 1 key"),
+        (
+            "a\t0\n",
+            "expected a traffic above 0 for at least one key, got 0 for 1 key (--traffic 2)",
+        ),
         ("", "keys.tsv: expected at least one routing key"),
     ],
 )

@@ -147,7 +147,7 @@ MESSAGES = {
     ),
     "runner/outage_pause.py": (
         "{} holds for {} s, then tries again: {}{}",
-        "{} continues after {} failed attempts in {} s",
+        "{} continues after {} in {} s",
     ),
     "runner/queues_to_read.py": (
         (
@@ -165,7 +165,7 @@ MESSAGES = {
         "the supervisor, process {}, does not answer; `feedbus down` ends it",
         "{} (process {}) is still busy after {} s, and is killed in {} s",
     ),
-    "supervisor/broker_in_use.py": (
+    "supervisor/broker_mismatch.py": (
         "the supervisor, process {}, uses broker {}, but for this command {} names broker {}: {}",
         "run the command with the same {} as the supervisor",
         "[broker] url in the file was changed: run `feedbus apply`",

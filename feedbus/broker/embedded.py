@@ -10,9 +10,9 @@ from pathlib import Path
 from kombu.connection import Connection
 
 from feedbus.broker import locks
+from feedbus.broker.connection_without_reconnect import SingleConnection
 from feedbus.broker.interface import HeartbeatSource, SeenBinding, SeenExchange, SeenQueue, Survey
 from feedbus.broker.outages import open_connection
-from feedbus.broker.single_connection import SingleConnection
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import BrokerOutage
 from feedbus.transports import sqlite

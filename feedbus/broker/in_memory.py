@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from kombu.connection import Connection
 
+from feedbus.broker.connection_without_reconnect import SingleConnection
 from feedbus.broker.embedded import survey_of_rows
 from feedbus.broker.interface import HeartbeatSource, Survey
 from feedbus.broker.locks import hold_queue
 from feedbus.broker.outages import open_connection
-from feedbus.broker.single_connection import SingleConnection
 from feedbus.broker_names import lock_queue
 from feedbus.clock import Clock
 from feedbus.transports import memory

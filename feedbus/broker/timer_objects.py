@@ -17,6 +17,7 @@ from feedbus.broker.timer_layout import forward_arguments, guard_keys, has_guard
 from feedbus.broker_names import Names
 from feedbus.clock import Waiting
 from feedbus.logs import EventLog
+from feedbus.name_list import listed
 from feedbus.topology import Exchange, Topology
 from feedbus.units import counted
 from feedbus.wire import Outgoing
@@ -177,6 +178,7 @@ def _send_undelivered(channel: Channel, names: Names, bound_targets: set[str]) -
     queue has room, because the consumers may only start after this call.
     """
     sent_count, refused_count, kept_tags = 0, 0, []
+    refusing_targets: set[str] = set()
     # A message that is sent again may still match no queue of its target. Then it returns to the
     # end of the queue `undelivered`. So the loop only reads as many messages as the queue has at
     # the start: otherwise it would never end.
@@ -191,6 +193,7 @@ def _send_undelivered(channel: Channel, names: Names, bound_targets: set[str]) -
         moved = Moved.of(message, names.timer_due, message.delivery_info["routing_key"])
         if publish_all(channel.connection, [moved], nacked_seconds=0.0):
             kept_tags.append(message.delivery_tag)
+            refusing_targets.add(headers[TIMER_TARGET])
             refused_count += 1
             continue
         channel.basic_ack(message.delivery_tag)
@@ -207,8 +210,10 @@ def _send_undelivered(channel: Channel, names: Names, bound_targets: set[str]) -
     if refused_count:
         events.warning(
             "undelivered_refused",
-            f"the broker refuses {counted(refused_count, 'delayed message')}, perhaps because the"
-            " queue is full; `feedbus apply` sends what it has refused again",
+            f"the broker has refused {counted(refused_count, 'delayed message')} that are due,"
+            f" perhaps because a queue of their target is full: {listed(sorted(refusing_targets))};"
+            " the messages are kept; make room in the queue, then run `feedbus apply`, which sends"
+            " them again",
             messages=refused_count,
         )
 

@@ -98,7 +98,7 @@ class Context:
             UsageError: a supervisor runs in the folder `var` of the topology, with another broker.
 
         """
-        from feedbus.supervisor.broker_in_use import require_same_broker
+        from feedbus.supervisor.broker_mismatch import require_same_broker
 
         topology = self.load()
         require_same_broker(topology)

@@ -156,7 +156,13 @@ def _pairs(
     from feedbus.store.peewee import reading
 
     if topology.store_url is None:
-        msg = "--query: the topology has no database; set url in [store], or use --keys FILE"
+        if topology.store is None:
+            msg = "--query: the topology has no database; set url in [store], or use --keys FILE"
+        else:
+            msg = (
+                "--query: expected a store with the option url; write the result of the query into"
+                " a file, and use --keys FILE"
+            )
         raise UsageError(msg)
     with reading(topology.store_url, query or "") as (columns, rows):
         yield pairs_of_rows(columns, rows, traffic)
@@ -175,10 +181,10 @@ def _check(tally: Tally, source: str, traffic: str | None) -> None:
         msg = f"{source}: expected at least one routing key, got none"
         raise UsageError(msg)
     if not tally.total:
-        file = f" in {traffic}" if traffic and not traffic.isdecimal() else ""
+        option = f" (--traffic {traffic})" if traffic else ""
         msg = (
-            f"expected traffic for at least one of the {counted(tally.keys, 'key')}{file}, got"
-            " none: each has the count 0"
+            f"{source}: expected a traffic above 0 for at least one key, got 0 for"
+            f" {counted(tally.keys, 'key')}{option}"
         )
         raise UsageError(msg)
 

@@ -104,7 +104,7 @@ def compute_plan(topology: Topology, delete_nonempty: tuple[str, ...]) -> Plan:
 
     """
     from feedbus.plan.planning import make_plan
-    from feedbus.supervisor.broker_in_use import require_same_broker
+    from feedbus.supervisor.broker_mismatch import require_same_broker
     from feedbus.supervisor.outdated_processes import compare_watchers
 
     require_same_broker(topology, changes_broker=True)

@@ -157,7 +157,7 @@ def _with_count(state: Callable[[], str]) -> Iterator[None]:
 
 def _warn_if_unread(topology: Topology) -> None:
     """Print a note if no process on this host reads the embedded broker."""
-    from feedbus.supervisor.broker_in_use import unread_note
+    from feedbus.supervisor.broker_mismatch import unread_note
 
     if note := unread_note(topology):
         click.echo(printable(note), err=True)

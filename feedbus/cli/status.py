@@ -75,7 +75,7 @@ def gather(topology: Topology) -> dict[str, Any]:
     from feedbus.metrics import all_waiting
     from feedbus.operations.unwritable_folders import unwritable_folders
     from feedbus.plan.unread_queues import unread_queue_notes
-    from feedbus.supervisor.broker_in_use import other_broker
+    from feedbus.supervisor.broker_mismatch import other_broker
 
     depths, fired, broker = _broker(topology)
     handled, dropped = _handled(topology), _dropped(topology)

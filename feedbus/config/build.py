@@ -8,11 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from feedbus.config.broker_and_store_options import BROKER_URL, CONSUMER_TIMEOUT_SECONDS
 from feedbus.config.draft import Draft
 from feedbus.config.options import VAR
 from feedbus.config.queue_options import MOST_PREFETCH
 from feedbus.config.ring_checks import weights_of
-from feedbus.config.server_options import BROKER_URL, CONSUMER_TIMEOUT_SECONDS
 from feedbus.topology import (
     PREFETCH,
     Batch,

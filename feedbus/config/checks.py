@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import chain
 
+from feedbus.config.broker_and_store_options import CONSUMER_TIMEOUT_SECONDS
 from feedbus.config.broker_argument_checks import check_arguments, check_exchange_arguments
 from feedbus.config.draft import Draft, Faults, Options
 from feedbus.config.external_checks import check_external
@@ -23,7 +24,6 @@ from feedbus.config.routing_checks import (
     check_routing_keys,
 )
 from feedbus.config.schedule_options import check_schedules
-from feedbus.config.server_options import CONSUMER_TIMEOUT_SECONDS
 from feedbus.config.store_checks import check_once, check_store
 from feedbus.topology import HANDLER_TIMEOUT_SECONDS
 from feedbus.units import write_duration

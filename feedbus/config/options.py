@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from feedbus.config.broker_and_store_options import BrokerTable, StoreTable
 from feedbus.config.broker_value_types import ContentType
 from feedbus.config.exchange_options import ExchangeTable
 from feedbus.config.option_types import Dotted, Name, Text
@@ -13,7 +14,6 @@ from feedbus.config.process_options import (
 )
 from feedbus.config.queue_options import QueueTable
 from feedbus.config.schedule_options import ScheduleTable
-from feedbus.config.server_options import BrokerTable, StoreTable
 from feedbus.config.table_types import Table, Tables, TableSchema
 
 VAR = "var"  # the default of the option `var`

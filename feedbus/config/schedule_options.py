@@ -274,10 +274,8 @@ def _key(draft: Draft, path: KeyPath, options: Options) -> Faults:
         return  # the missing or wrong binding keys of a queue are reported already
     at: KeyPath = (*path[:-1], "key" if "key" in options else "exchange")
     if not queues:
-        yield (
-            at,
-            Fault(message=f"no queue is bound to '{name}'", expected="an exchange with queues"),
-        )
+        fault = Fault(message=f"no queue is bound to '{name}'", expected="an exchange with queues")
+        yield (*path[:-1], "exchange"), fault
         return
     keys = dict.fromkeys(each for queue in queues for each in queue.get("routing_keys", ()))
     shown = ", ".join(f"'{each}'" for each in keys) or "none"

@@ -210,8 +210,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " queues are on the broker's disk.",
         "timer_declared": "New exchanges and queues of the timer were declared; the first delayed"
         " message is published when these queues are on the broker's disk.",
-        "undelivered_refused": "Some delayed messages are due, but the broker refuses them, perhaps"
-        " because their queue is full. They wait until `feedbus apply` sends them again.",
+        "undelivered_refused": "Some delayed messages are due, but the broker has refused them,"
+        " perhaps because their queue is full. They are kept. Make room in the queue, then run"
+        " `feedbus apply`, which sends them again.",
         "undelivered_sent": "The queue or exchange of some delayed messages was missing at the time"
         " for which they were delayed. It exists now, and the messages were sent to it.",
     },

@@ -8,6 +8,7 @@ from feedbus.clock import Clock
 from feedbus.errors import Outage, UsageError, unavailable_part
 from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
+from feedbus.units import counted
 
 events = EventLog(__name__)
 
@@ -101,7 +102,8 @@ class OutagePause:
         seconds = self._clock.monotonic() - self._since
         events.info(
             "consumer_resumed",
-            f"{self._consumer} continues after {self.failures} failed attempts in {seconds:.0f} s",
+            f"{self._consumer} continues after {counted(self.failures, 'failed attempt')} in"
+            f" {seconds:.0f} s",
             consumer=self._consumer,
         )
         self.failures, self._unlogged, self._last_line = 0, 0, ""

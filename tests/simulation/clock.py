@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 from feedbus.clock import Events
-from feedbus.transports.sqlite.connection_watch import WOKEN
+from feedbus.transports.sqlite.event_wait import WOKEN
 from tests.simulation.scheduler import SECONDS, Scheduler
 from tests.simulation.threads import SimulatedThreads
 

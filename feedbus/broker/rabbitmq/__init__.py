@@ -10,13 +10,13 @@ from typing import Any
 from kombu.connection import Connection
 
 from feedbus.broker.channels import short_channel
+from feedbus.broker.connection_without_reconnect import SingleConnection
 from feedbus.broker.interface import HeartbeatSource, SeenBinding, SeenExchange, SeenQueue, Survey
 from feedbus.broker.locks import hold_queue
 from feedbus.broker.outages import close, drop_connection, open_connection, outage
 from feedbus.broker.rabbitmq import alarms, management
 from feedbus.broker.rabbitmq.tls import amqp_options
 from feedbus.broker.rabbitmq.transport import Transport
-from feedbus.broker.single_connection import SingleConnection
 from feedbus.broker_names import lock_queue
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import BrokerOutage, WrongBrokerSettings

@@ -158,7 +158,10 @@ class ConsumingChannel(BaseChannel):
             delivery_owners.end_consumer(tx, consumer.id)
 
     def deliver(self, arrival: Arrival, consumer: Consumer) -> None:
-        """Call the consumer's callback with a claimed message, when events are drained."""
+        """Call the consumer's callback with a claimed message.
+
+        Connection.drain_events() calls this method.
+        """
         message = self._open(arrival, consumer)
         message.delivery_info["consumer_tag"] = consumer.tag
         if consumer.callback is not None:

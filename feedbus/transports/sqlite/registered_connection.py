@@ -15,8 +15,8 @@ from amqp.exceptions import RecoverableConnectionError
 from feedbus.transports.sqlite import forks
 from feedbus.transports.sqlite.backend_interfaces import FAREWELL
 from feedbus.transports.sqlite.connection_backend import Backend
-from feedbus.transports.sqlite.connection_watch import DIED, SIGNALLED, WAKE_UP, WOKEN, Watch
 from feedbus.transports.sqlite.delivery_owners import register, remove, remove_dead
+from feedbus.transports.sqlite.event_wait import DIED, SIGNALLED, WAKE_UP, WOKEN, Watch
 from feedbus.transports.sqlite.expiry import expire_due
 from feedbus.transports.sqlite.liveness import process_namespace
 from feedbus.transports.sqlite.queued_messages import enforce_limits

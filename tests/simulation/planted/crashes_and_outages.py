@@ -6,7 +6,7 @@ from typing import Any
 
 from kombu.connection import Connection
 
-from feedbus.broker import single_connection
+from feedbus.broker import connection_without_reconnect
 from feedbus.runner import crash_guard, group, mode
 from feedbus.transports.sqlite import delivery_owners, queued_messages
 from tests.simulation import connection
@@ -73,7 +73,7 @@ def lost_connections_opened_again() -> list[Change]:
     def open_again(self: Any, *arguments: Any, **options: Any) -> Any:
         return Connection._ensure_connection(self, *arguments, **options)
 
-    return [(single_connection.SingleConnection, "_ensure_connection", open_again)]
+    return [(connection_without_reconnect.SingleConnection, "_ensure_connection", open_again)]
 
 
 def redelivered_flags_lost() -> list[Change]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from feedbus import config
-from feedbus.supervisor import broker_in_use
+from feedbus.supervisor import broker_mismatch
 from feedbus.supervisor.applied_settings import write_broker
 from tests.projects import environment_without_options, run_feedbus
 from tests.slot_holders import python
@@ -127,10 +127,10 @@ def test_the_hosts_and_the_virtual_host_determine_the_broker(
         supervisor.stdout.readline()
         (folder / "var" / "run" / "applied.toml").write_text(TOPOLOGY)
         write_broker(service)
-        note = broker_in_use.other_broker(own)
+        note = broker_mismatch.other_broker(own)
     assert bool(note) != same
     assert "secret" not in note
-    assert broker_in_use.other_broker(own) == ""  # no supervisor runs
+    assert broker_mismatch.other_broker(own) == ""  # no supervisor runs
 
 
 def test_publish_says_when_nobody_reads_the_embedded_broker(folder: Path) -> None:
