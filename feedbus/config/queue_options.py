@@ -167,10 +167,10 @@ class QueueTable(TableSchema):
         default="true for shards and with `order_by`, false for others",
     )
     delivery_limit = Whole(
-        "How many times the process may end while it handles a message (by a crash, too much "
-        "memory or `handler_timeout`) before the message becomes a dead letter. "
-        "Deliveries that did not reach a handler are not counted: feedbus declares quorum "
-        "queues without the broker's delivery limit.",
+        "How many times the process or its connection to the broker may end while it handles a "
+        "message (by a crash, too much memory or `handler_timeout`, for example) before the "
+        "message becomes a dead letter. Deliveries that did not reach a handler are not counted: "
+        "feedbus declares quorum queues without the broker's delivery limit.",
     )
     message_ttl = Duration(
         "How long a message may wait in the queue.",

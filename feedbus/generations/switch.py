@@ -73,8 +73,9 @@ def switch_ring(
         NoRoomError: a full queue has no room for a held message. The switch is interrupted. The
             caller releases the lock for a moment, and calls the function again.
         Outage: no ring has a queue for a held message; an operator may have deleted the queues.
-        UsageError: the ledger or the readers' queue has a message that feedbus did not write, and
-            neither of them has a state; or the last queue of the ring was removed.
+        UsageError: neither the ledger nor the readers' queue has a state, but one of them has a
+            message that feedbus did not write. Or the topology has removed the last queue of the
+            ring.
 
     """
     names = Names(topology)
@@ -91,7 +92,8 @@ def switch_ring(
         # A new entry has no binding to the ring until _connect(), so messages that arrive before
         # that are held. The held messages are appended to the ring's queues before the entry is
         # bound, because messages that arrive after the binding are newer. Only a message that
-        # arrives between these two calls can be overtaken: it is appended below.
+        # arrives between append_held() and _connect() can be overtaken: the second append_held()
+        # appends it.
         broker.declare_ring(channel, names, state.current)
         append_held(channel, names, exchange, (state.current,))
         _connect(channel, names, state.current)
@@ -101,7 +103,8 @@ def switch_ring(
         else:
             state_queues.repair(channel, names, state)
         # Usually, the queue of held messages is empty. But a message can have arrived there between
-        # the two calls above, or, with a slow broker, after the last switch had emptied the queue.
+        # append_held() and _connect(), or, with a slow broker, after the last switch had emptied
+        # the queue.
         append_held(channel, names, exchange, (state.current,))
         return state
     elif loses_all_shards(state, wanted_generation):

@@ -315,8 +315,9 @@ class Runner:
                 if not in_time:
                     queues.return_before_timeout()
                 elif not arrived and not self._subscriptions.unsubscribed:
-                    # Usually a handled message shows that an outage is over. If no message arrives,
-                    # a connection that has lasted for long enough shows it.
+                    # Usually a handled message shows that an outage is over. If all queues are
+                    # read, and no message arrives, a connection that has lasted for long enough
+                    # shows it.
                     run.outage_pause.record_success_after(begun_at)
                 self._pruning.check(raw)
             if queues.end_queues():  # True if run() must connect again, as described above
