@@ -50,7 +50,8 @@ def test_a_database_that_is_down_when_prepare_uses_it_is_one_line(tmp_path: Path
     (line,) = prepare(folder, 1).splitlines()
     assert line.startswith("error: [store] prepare = 'db:create_tables': store postgresql+psycopg2")
     assert "Connection refused" in line
-    assert line.endswith("; start the database, or correct the URL of the store")
+    assert "; start the database, or correct the URL of the store (raised at " in line
+    assert line.endswith("db.py:4)")
     assert "secret" not in line
 
 

@@ -192,6 +192,32 @@ def test_the_shards_of_a_removed_ring_are_kept_until_their_retries_are_handled(
     assert nothing_to_do(wanted)
 
 
+def test_a_ring_whose_retries_wait_when_the_plan_is_made_can_be_removed(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(), sharded(2, order_by="", retry=RetryPolicy((3,), "dead-letter")))
+    failed = threading.Event()
+
+    def handle(message: dict[str, Any], _bus: Any) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise Retry
+        system.note(message)
+
+    exchanges = {name: one for name, one in system.topology.exchanges.items() if not one.hashed}
+    wanted = replace(system.topology, queues={"work": queue()}, exchanges=exchanges)
+    retry_queue = f"{wanted.name}.shard.retry.3000"
+    with ExitStack() as consumers:
+        for name in ("shard_0", "shard_1"):
+            consumers.enter_context(system.running(handle, name))
+        wait_until(lambda: all(broker_consumers(system)))
+        system.publish([1], "ring", "key")
+        wait_until(lambda: inventory.read_inventory(wanted).queues[retry_queue].messages)
+        done, lines = remove(wanted, consumers, "shard_0", "shard_1")
+    assert done, lines
+    assert system.seen == [1]
+
+
 def test_a_ring_that_stays_without_queues_is_refused(make: Callable[..., System]) -> None:
     system = make(queue(), sharded(2))
     wanted = system.changed(queue())

@@ -357,7 +357,8 @@ class Comparison:
         - The consumer stays in the topology, but reads another queue after the change: the result
           is False.
         - A retry queue has no consumer: the result is whether a consumer reads the queue to which
-          the retries return.
+          the retries return. Without `order_by`, the retries of shards return to their ring: the
+          result is whether this host still runs a removed consumer of one of the shards.
         """
         if self.seen.queues[name].consumers:
             return name not in self.waiting_queues and self._has_leaving_consumer(name)
@@ -365,7 +366,7 @@ class Comparison:
         if made is None or made.role is not Role.RETRY:
             return False
         queue = self.seen.queues.get(made.owner)
-        return queue is not None and queue.consumers > 0
+        return queue.consumers > 0 if queue is not None else self._has_leaving_consumer(name)
 
     def _why(self, name: str) -> str:
         """Return why a queue or an exchange is deleted."""
