@@ -12,7 +12,10 @@ WRONG_OPTIONS = {
         "▸retries = 5",
         "retries: unknown option; did you mean 'retry'?",
     ),
-    "an option that is nothing known": ("▸zzz = 5", "zzz: unknown option"),
+    "an option that is nothing known": (
+        "▸zzz = 5",
+        "zzz: unknown option; see the page 'topology.toml' of the reference",
+    ),
     "an argument of the broker as an option": (
         "▸x-max-priority = 3",
         "x-max-priority: not an option; write arguments = { x-max-priority = … }",

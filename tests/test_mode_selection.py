@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from feedbus.runner.base_mode import Mode
 from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.concurrent_mode import ConcurrentMode
 from feedbus.runner.group_mode import GroupMode
-from feedbus.runner.mode import Mode
 from tests.small_topologies import queue
 from tests.system_fixtures import closing_store
 from tests.systems import System

@@ -61,5 +61,5 @@ def test_the_limit_of_a_switch_is_logged_with_what_the_consumer_reads(caplog):
         limit.check(10)
         limit.check(9)
     reached, over = caplog.messages
-    assert "until fewer wait, it reads only the oldest queues" in reached
+    assert "until fewer wait, it reads only its oldest queues" in reached
     assert "shard_0 reads all its queues again: only 9 records wait" in over

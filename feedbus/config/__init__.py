@@ -56,9 +56,9 @@ def load(
     from marshmallow import ValidationError
 
     from feedbus.config.build import build
-    from feedbus.config.checks import check
     from feedbus.config.draft import Draft
     from feedbus.config.environment_variables import expand
+    from feedbus.config.option_combinations import check
     from feedbus.config.options import DECLARATION
     from feedbus.config.problems import Report
     from feedbus.config.syntax_errors import report_unquoted

@@ -182,11 +182,11 @@ def unknown(what: str, name: str, known: Iterable[str]) -> Fault:
         return Fault(message=message, expected=expected, got=f"'{name}'", at_key=True)
     suggestion = nearest(name, names)
     expected = f"one of {', '.join(names)}"
-    message = (
-        f"unknown {what}"
-        if suggestion or len(names) > NAMES_SHOWN
-        else f"unknown {what}; expected {expected}"
-    )
+    message = f"unknown {what}"
+    if len(names) <= NAMES_SHOWN and not suggestion:
+        message += f"; expected {expected}"
+    elif not suggestion:
+        message += "; see the page 'topology.toml' of the reference"
     return Fault(
         message=message, expected=expected, got=f"'{name}'", suggestion=suggestion, at_key=True
     )

@@ -271,7 +271,9 @@ class Requeue:
                     "requeue_exchange_refused",
                     f"the broker refuses to declare an exchange for requeued messages:"
                     f" {error.reply_text}; dead letters of {self._queue.name} are requeued anyway,"
-                    " but with the queue's name as their routing key",
+                    " but with the queue's name as their routing key; if the handler needs the"
+                    " original key, allow the broker's user to configure exchanges with the prefix"
+                    " of the project",
                     queue=self._queue.name,
                 )
                 return "", self._queue_name

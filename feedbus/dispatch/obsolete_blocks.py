@@ -59,9 +59,9 @@ class ObsoleteBlocks:
             del self._ids[next(iter(self._ids))]
 
     def contain(self, waiting_queue: str, message_id: str) -> bool:
-        """Whether a blocking message is obsolete, unless this consumer has sent it.
+        """Whether a blocking message of another process is obsolete.
 
-        The caller checks who has sent the message.
+        The caller ignores the result for messages that this process has sent itself.
 
         Args:
             waiting_queue: the waiting queue that has delivered the message.

@@ -72,10 +72,11 @@ def wrong_retry_queues(topology: Topology, queue: Queue, seen: Inventory) -> lis
 def replace_retry_queue(
     connection: Connection, topology: Topology, retry_queue: str, *, quorum: bool
 ) -> None:
-    """Delete a retry queue with wrong arguments, after its retries were moved to another queue.
+    """Move the retries of a retry queue to another queue, and delete the retry queue.
 
-    The caller then declares the retry queue again, and calls unpark(). Until then, a consumer that
-    has to send a retry to this retry queue holds: it waits, and tries again.
+    This is done if the retry queue has wrong arguments. The caller then declares it again, and
+    calls unpark(), which moves the retries back. Until then, a consumer that has to send a retry to
+    this retry queue holds: it waits, and tries again.
 
     Args:
         connection: a connection to the topology's broker.

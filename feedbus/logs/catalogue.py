@@ -189,9 +189,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "misplaced": "The broker has rebuilt a ring in another order, so records of one key may be"
         " handled out of order. Run `feedbus apply`.",
         "misplaced_not_recorded": "A ring must be repaired, but feedbus could not record this on"
-        " the broker, so `feedbus apply` does not repair it yet. feedbus tries again at the next"
-        " message on a wrong shard, at the earliest after 10 s, and logs `misplaced` again. If"
-        " `misplaced` comes without this line, run `feedbus apply`.",
+        " the broker. Do not run `feedbus apply` yet. feedbus tries again at the next message on a"
+        " wrong shard, at the earliest after 10 s, and logs `misplaced` again. Run `feedbus apply`"
+        " after a line `misplaced` that this line does not follow.",
         "messages_lost": "Messages are lost, because a program published them directly to a queue"
         " while feedbus deleted it. Let the program publish to the exchange of the queue instead.",
         "waiting_queue_kept": "A waiting queue has messages, but the queue of its shard does not"
@@ -201,7 +201,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "delivery_limit_differs": "A quorum queue has another delivery limit on the broker than"
         " feedbus declares. Run `feedbus apply`.",
         "requeue_exchange_refused": "The user of the broker may not declare exchanges, so requeued"
-        " dead letters get the name of the queue as their routing key.",
+        " dead letters get the name of the queue as their routing key. If the handler needs the"
+        " original key, allow the user to configure exchanges with the prefix of the project.",
         "dead_letters_dropped": "Dead letters were deleted because of `dead_letters.max_age` or"
         " `max_length`.",
         "dead_letters_unreadable": "The dead letters cannot be read, so old ones are not deleted;"

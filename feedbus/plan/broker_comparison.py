@@ -145,7 +145,7 @@ class Comparison:
         }
 
     def _find_waiting_queues(self) -> dict[str, bool]:
-        """Return the value of the attribute `waiting_queues`."""
+        """Map the name of each waiting queue to whether the topology still needs the queue."""
         names, consumers = self._names, self.topology.consumers
         found = {
             names.queue(consumer): bool(consumer.queue.order_by)

@@ -14,7 +14,7 @@ from feedbus.records.ids import Ids
 from feedbus.records.message import Message
 from feedbus.records.publish_arguments import is_list
 from feedbus.records.published_parts import PartPublisher
-from feedbus.records.publishing import PublishingRecords
+from feedbus.records.publishing_records import PublishingRecords
 from feedbus.records.selection import choose, group
 from feedbus.wrong_argument import refuse
 

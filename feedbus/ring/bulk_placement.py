@@ -118,8 +118,9 @@ def count_pairs(old: Sequence[int], new: Sequence[int]) -> dict[tuple[int, int],
     Keys whose hashes have the same 21 low bits are one class: they are in the same bucket of every
     ring.
 
-    Only every STEP-th class is counted. One sequence of jumps gives the buckets of both rings: on
-    the ring with fewer buckets, the sequence only ends earlier.
+    Only every STEP-th class is counted. The hash function finds the bucket of a key in jumps from
+    bucket to bucket (feedbus.ring.jump_hash). The number of buckets only determines where the jumps
+    end. So one sequence of jumps gives the buckets of both rings.
 
     `feedbus plan` predicts with it which keys a change of a ring moves.
 

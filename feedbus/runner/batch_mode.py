@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from feedbus.runner.base_mode import Mode
 from feedbus.runner.connection_loss_causes import ReturnedCall
 from feedbus.runner.handling_during_publishing import PublishingPauses
-from feedbus.runner.mode import Mode
 from feedbus.runner.old_queue_batches import OldQueueBatches
 from feedbus.runner.run_state import MIN_WAIT_SECONDS, Run
 from feedbus.runner.small_deliveries import SmallDeliveries

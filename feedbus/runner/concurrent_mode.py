@@ -14,8 +14,8 @@ import math
 
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
+from feedbus.runner.base_mode import Mode
 from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
-from feedbus.runner.mode import Mode
 from feedbus.runner.run_state import POLL_SECONDS, Run
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.runner.waiting_queues import WAITING_SUFFIX

@@ -138,10 +138,10 @@ class MisplacementCheck:
             self._next_report_at = self._clock.monotonic() + REPORT_INTERVAL_SECONDS
             events.warning(
                 "misplaced_not_recorded",
-                f"feedbus could not record that the ring of exchange {generation.exchange} must be"
-                " repaired, so `feedbus apply` does not repair it yet; feedbus tries again at the"
-                " next message on a wrong shard, and logs `misplaced` again; if `misplaced` comes"
-                " without this line, run `feedbus apply`",
+                "do not run `feedbus apply` yet: feedbus could not record that the ring of exchange"
+                f" {generation.exchange} must be repaired; it tries again at the next message on a"
+                " wrong shard; run `feedbus apply` after a line `misplaced` that this line does not"
+                " follow",
                 exchange=generation.exchange,
                 error=error,
             )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from feedbus.bus.sender import Sender
 from feedbus.handling.routes import HandlerRoutes
+from feedbus.runner.base_mode import Mode
 from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.group_mode import GroupMode
-from feedbus.runner.mode import Mode
 from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from feedbus.generations.consumer_queues import ConsumerQueues, ReadableQueue
 from feedbus.logs import EventLog
+from feedbus.runner.base_mode import Mode
 from feedbus.runner.fences import Fences
-from feedbus.runner.mode import Mode
 from feedbus.runner.old_queue_tracking import SwitchProgress
 from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions

@@ -134,8 +134,9 @@ class SwitchLimit(WaitingLimit):
     def _log_reached(self, count: int) -> None:
         events.warning(
             "switch_limit",
-            f"{self._consumer}: {_records_wait(count)} for old queues of their keys, and"
-            f" waiting_limit is {self._limit}; until fewer wait, it reads only the oldest queues",
+            f"{self._consumer}: after a change of shards, {_records_wait(count)} for old queues of"
+            f" their keys, and waiting_limit is {self._limit}; until fewer wait, it reads only its"
+            " oldest queues; this ends by itself while all consumers run",
             consumer=self._consumer,
             records=count,
         )

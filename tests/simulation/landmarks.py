@@ -18,8 +18,8 @@ from feedbus.generations import state_queues, switch
 from feedbus.generations.probes import Probes
 from feedbus.hosts.announcer import Announcer
 from feedbus.runner import queue_reader, waiting_record_mover
+from feedbus.runner.base_mode import Mode
 from feedbus.runner.batch_mode import BatchMode
-from feedbus.runner.mode import Mode
 from feedbus.runner.old_queue_tracking import SwitchProgress
 from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.runner.waiting_record_mover import WaitingRecordMover

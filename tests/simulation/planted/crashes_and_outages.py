@@ -7,7 +7,7 @@ from typing import Any
 from kombu.connection import Connection
 
 from feedbus.broker import connection_without_reconnect
-from feedbus.runner import crash_guard, group, mode
+from feedbus.runner import base_mode, crash_guard, group
 from feedbus.transports.sqlite import delivery_owners, queued_messages
 from tests.simulation import connection
 from tests.simulation.planted.change import Change, edited
@@ -26,7 +26,7 @@ def crashes_counted_against_a_whole_batch() -> list[Change]:
 
 def crashes_counted_during_an_outage() -> list[Change]:
     """Leave a message in the file of the crash guard while its consumer waits."""
-    original = mode.Mode._hold
+    original = base_mode.Mode._hold
 
     def wait_out(self: Any, raw: Any, error: Any) -> bool:
         guard = self._run.crash_guard
@@ -36,7 +36,7 @@ def crashes_counted_during_an_outage() -> list[Change]:
         finally:
             del guard.release
 
-    return [(mode.Mode, "_hold", wait_out)]
+    return [(base_mode.Mode, "_hold", wait_out)]
 
 
 def records_of_an_outage_skipped() -> list[Change]:
@@ -57,14 +57,14 @@ def calls_repeated_on_another_connection() -> list[Change]:
 
 def deliveries_that_were_given_up_acknowledged() -> list[Change]:
     """Go on with the connection after its deliveries were given up in an outage."""
-    original = mode.Mode._hold
+    original = base_mode.Mode._hold
 
     def wait_out(self: Any, raw: Any, error: Any) -> bool:
         goes_on = original(self, raw, error)
         self._run.has_given_up = False
         return goes_on
 
-    return [(mode.Mode, "_hold", wait_out)]
+    return [(base_mode.Mode, "_hold", wait_out)]
 
 
 def lost_connections_opened_again() -> list[Change]:
