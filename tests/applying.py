@@ -112,10 +112,13 @@ def publish(topology: Topology, number: int) -> None:
         bus.publish_many("ring", [({"n": number, "text": key}, key) for key in KEYS])
 
 
-def wait_for_retry(topology: Topology, number: int, name: str = "work") -> None:
-    """Put a record where the first retry of a queue waits."""
+def wait_for_retry(
+    topology: Topology, number: int, name: str = "work", *, parked: bool = False
+) -> None:
+    """Put a record where the first retry of a queue waits, or is parked."""
     chosen = topology.queues[name]
     delay = Names(topology).retry_queue(chosen, round(chosen.retry.delays_seconds[0] * 1000))
+    delay = Names(topology).parked_retries(delay) if parked else delay
     with broker.connect(topology) as connection:
         channel = connection.channel()
         message = channel.prepare_message(

@@ -7,7 +7,7 @@ import json
 import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -398,3 +398,10 @@ def test_the_key_of_a_column_with_lists_is_the_text_that_a_consumer_reads(
 ) -> None:
     pack = Pack.numbered("a", "k", {}, {"k": [value]})
     assert pack.keys == decode(pack.encode(), PACK, "", "").keys == [pack.key(0)] == [key]
+
+
+def test_a_column_of_keys_with_a_value_that_json_lacks_is_refused_by_its_name() -> None:
+    pack = Pack.numbered("a", "k", {}, {"k": [(date(2026, 1, 2),)]})
+    for read in (lambda: pack.keys, lambda: pack.key(0)):
+        with pytest.raises(UsageError, match=r"cannot publish: field 'k.0': expected a value"):
+            read()

@@ -97,6 +97,28 @@ def replace_retry_queue(
     exit_after_step("delay-deleted")
 
 
+def shards_behind(seen: Inventory, entry: str, owner: str) -> list[tuple[str, str]]:
+    """Return the shards of a queue that an entry, the exchange in front of a ring, routes to.
+
+    Args:
+        seen: the objects that the broker has.
+        entry: the name of the entry on the broker.
+        owner: the name of the sharded queue, with the topology's name.
+
+    Returns:
+        For each shard, the names of its ring exchange and of its queue on the broker. The list is
+        empty if the entry belongs to other queues.
+
+    """
+    return [
+        (ring.destination, binding.destination)
+        for ring in seen.bindings
+        if ring.kind == "exchange" and ring.source == entry
+        for binding in seen.bindings
+        if binding.source == ring.destination and belongs_to_queue(binding.destination, owner)
+    ]
+
+
 def return_retries_to_ring(
     connection: Connection, topology: Topology, seen: Inventory, retry_queue: str, entry: str
 ) -> None:
@@ -117,15 +139,8 @@ def return_retries_to_ring(
 
     """
     made = derived(retry_queue)
-    shards = [
-        (ring.destination, binding.destination)
-        for ring in seen.bindings
-        if ring.kind == "exchange" and ring.source == entry
-        for binding in seen.bindings
-        if binding.source == ring.destination
-        if made is not None and belongs_to_queue(binding.destination, made.owner)
-    ]
-    if made is None or not shards:
+    shards = shards_behind(seen, entry, made.owner) if made is not None else []
+    if not shards:
         return
     ring, shard = shards[0]
     quorum = seen.queues[shard].arguments.get("x-queue-type") == "quorum"

@@ -30,6 +30,7 @@ from feedbus.units import write_duration
 # Exchanges of these roles belong to an entry, the exchange in front of a ring, or to a gate, the
 # exchange in front of a queue that is being replaced. Entries and gates are deleted first.
 BEHIND_AN_ENTRY = {*OF_AN_EXCHANGE, Role.GATE_HELD}
+OF_RETRIES_AND_DEAD = {Role.DEAD, Role.RETRY, Role.PARKED}
 
 
 @dataclass(slots=True)
@@ -251,7 +252,7 @@ class Comparison:
     def _remedy(self, name: str) -> str:
         """Return what to do with a queue that has messages, and that no consumer empties."""
         made = derived(name)
-        owner = made.owner if made and made.role in {Role.DEAD, Role.RETRY} else name
+        owner = made.owner if made and made.role in OF_RETRIES_AND_DEAD else name
         command = f"feedbus apply --delete-nonempty {self._without_prefix(owner)}"
         delete = f"delete it with its messages: `{command}`"
         if self._names.is_of_timer(name):
@@ -350,7 +351,7 @@ class Comparison:
     def _has_consumer(self, name: str) -> bool:
         """Whether a consumer will empty a queue: usually, whether a consumer reads it.
 
-        There are three exceptions:
+        There are four exceptions:
 
         - `order_by` was removed: the result for the waiting queue is False, because the consumer
           does not read the waiting queue after the change.
@@ -359,14 +360,32 @@ class Comparison:
         - A retry queue has no consumer: the result is whether a consumer reads the queue to which
           the retries return. Without `order_by`, the retries of shards return to their ring: the
           result is whether this host still runs a removed consumer of one of the shards.
+        - A queue with parked retries has no consumer: `feedbus apply` returns the retries to their
+          ring if the ring is removed. Then the result is that of the retry queue.
         """
         if self.seen.queues[name].consumers:
             return name not in self.waiting_queues and self._has_leaving_consumer(name)
         made = derived(name)
-        if made is None or made.role is not Role.RETRY:
+        if made is None or made.role not in {Role.RETRY, Role.PARKED}:
             return False
+        if made.role is Role.PARKED and not self._loses_ring(made.owner):
+            return False  # nothing would move the retries
         queue = self.seen.queues.get(made.owner)
         return queue.consumers > 0 if queue is not None else self._has_leaving_consumer(name)
+
+    def _loses_ring(self, owner: str) -> bool:
+        """Whether the entry of a ring with shards of a queue is removed from the topology.
+
+        Args:
+            owner: the name of the sharded queue, with the topology's name.
+
+        """
+        wanted = self._wanted_exchanges()
+        return any(
+            retry_queue_replacement.shards_behind(self.seen, entry, owner)
+            for entry in self.seen.exchanges
+            if entry not in wanted
+        )
 
     def _why(self, name: str) -> str:
         """Return why a queue or an exchange is deleted."""

@@ -90,7 +90,7 @@ class Pack:
     def keys(self) -> Sequence[str]:
         """The routing key of each record."""
         if isinstance(self.keys_or_column, str):
-            return key_texts(self.columns[self.keys_or_column])
+            return key_texts(self.columns[self.keys_or_column], self.keys_or_column)
         return self.keys_or_column
 
     def key(self, index: int) -> str:
@@ -101,7 +101,7 @@ class Pack:
 
         """
         if isinstance(self.keys_or_column, str):
-            return key_text(self.columns[self.keys_or_column][index])
+            return key_text(self.columns[self.keys_or_column][index], self.keys_or_column)
         return self.keys_or_column[index]
 
     def select(self, indexes: Sequence[int]) -> Pack:
