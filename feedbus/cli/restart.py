@@ -132,6 +132,7 @@ def _restart(topology: Topology, name: str, *, quiet: bool) -> tuple[str, list[i
         and no ids.
 
     """
+    from feedbus.supervisor.client import all_ready
     from feedbus.supervisor.watcher_options import log_path
 
     lines = BusyLines(quiet=quiet)
@@ -144,9 +145,7 @@ def _restart(topology: Topology, name: str, *, quiet: bool) -> tuple[str, list[i
                 f" `feedbus restart {name}` again"
             )
             return text, []
-        if seen["state"] in {"running", "holding"} and all(
-            one["ready"] for one in seen["processes"]
-        ):
+        if seen["state"] in {"running", "holding"} and all_ready(seen):
             return "", [one["pid"] for one in seen["processes"]]
     reasons = dict.fromkeys(one["holding"] for one in seen["processes"] if one["holding"])
     why = (

@@ -215,6 +215,17 @@ class ApplyClient:
             raise FeedbusError(msg)
 
 
+def all_ready(watcher: Mapping[str, Any]) -> bool:
+    """Whether no process of a watcher is missing, and all of them are ready.
+
+    Args:
+        watcher: the state of the watcher, as state() and restart() return it.
+
+    """
+    processes = watcher["processes"]
+    return len(processes) == watcher["wanted_processes"] and all(one["ready"] for one in processes)
+
+
 def restart(topology: Topology, name: str, progress: Progress) -> Iterator[Mapping[str, Any]]:
     """Restart one watcher, and yield its state repeatedly; the caller ends the iteration.
 

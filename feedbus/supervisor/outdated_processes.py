@@ -18,7 +18,7 @@ from feedbus.plan.changes import Watchers
 from feedbus.process.slots import run_folder, slot_path
 from feedbus.process.slow_server_notices import notices
 from feedbus.process.status_files import changed_code
-from feedbus.supervisor.client import state
+from feedbus.supervisor.client import all_ready, state
 from feedbus.topology import Topology
 
 # How long to wait for a removed consumer that is starting. A consumer that is not ready then is
@@ -78,8 +78,7 @@ def _await_start(topology: Topology, consumers: Sequence[str]) -> dict[str, Any]
 def _is_starting(name: str, answer: Mapping[str, Any]) -> bool:
     watcher = answer["watchers"].get(name)
     return watcher is not None and (
-        watcher["state"] == "starting"
-        or (watcher["state"] == "holding" and not all(one["ready"] for one in watcher["processes"]))
+        watcher["state"] == "starting" or (watcher["state"] == "holding" and not all_ready(watcher))
     )
 
 

@@ -66,9 +66,10 @@ class Supervision:
             arbiter: circus's arbiter, before its loop runs.
             topology: the topology to run.
             on_started: called once, when each watcher is ready or has given up, but at the latest
-                after REPORT_AFTER_SECONDS, or REPORT_HOLDS_AFTER_SECONDS if the other watchers
-                hold. The first argument is a list of lines, one for each watcher that is not ready
-                and does not hold. The second argument is a list of lines about processes
+                after REPORT_AFTER_SECONDS, or REPORT_HOLDS_AFTER_SECONDS if all processes of the
+                other watchers are ready or hold. The first argument is a list of lines, one for
+                each watcher with a process that is missing, or that is not ready and does not
+                hold. The second argument is a list of lines about processes
                 that hold (they wait, for example during an outage), with the reasons. The third
                 argument is the number of seconds since the start.
             fork_server: starts the first processes. With None, a new Python is started for each
@@ -340,14 +341,17 @@ class Supervision:
         if self.on_started is not None and (
             not pending
             or took > REPORT_AFTER_SECONDS
-            or (took > REPORT_HOLDS_AFTER_SECONDS and all(map(watcher_state.is_holding, pending)))
+            or (
+                took > REPORT_HOLDS_AFTER_SECONDS
+                and all(map(watcher_state.is_ready_or_holding, pending))
+            )
         ):
             on_started, self.on_started = self.on_started, None
             on_started(
                 [
                     watcher_state.why_not_ready(one)
                     for one in self.watchers
-                    if not (one.all_ready or watcher_state.is_holding(one))
+                    if not (one.all_ready or watcher_state.is_ready_or_holding(one))
                 ],
                 [line for one in self.watchers for line in watcher_state.hold_reasons(one)],
                 took,

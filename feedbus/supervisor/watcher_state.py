@@ -62,22 +62,35 @@ def _activity(watcher: ProcessWatcher) -> str:
         return str(watcher.status())
     if watcher.waits_to_restart:
         return "restarting"
-    if is_holding(watcher):
+    if _is_holding(watcher):
         return "holding"
     return "running" if watcher.all_ready else "starting"
 
 
-def is_holding(watcher: ProcessWatcher) -> bool:
+def _is_holding(watcher: ProcessWatcher) -> bool:
     """Whether a process of a watcher holds; such a process continues by itself."""
     return any(_hold_reason(watcher, one) for one in watcher.processes.values())
+
+
+def is_ready_or_holding(watcher: ProcessWatcher) -> bool:
+    """Whether a watcher has all its processes, and each of them is ready or holds."""
+    processes = watcher.processes.values()
+    return (
+        not watcher.gave_up
+        and bool(watcher.is_active())
+        and len(processes) == watcher.numprocesses
+        and all(one.pid in watcher.ready_pids or _hold_reason(watcher, one) for one in processes)
+    )
 
 
 def hold_reasons(watcher: ProcessWatcher) -> list[str]:
     """Return a line for each different reason for which processes of a watcher hold.
 
     A consumer holds during an outage of the broker, the store or another service, and while
-    `waiting_limit` is reached.
+    `waiting_limit` is reached. A watcher that has given up ends its processes, so it has no line.
     """
+    if watcher.gave_up:
+        return []
     processes = watcher.processes.values()
     reasons = dict.fromkeys(_hold_reason(watcher, process) for process in processes)
     return [f"{watcher.name} holds: {reason}" for reason in reasons if reason]
