@@ -9,6 +9,7 @@ from typing import Annotated
 import pytest
 
 from feedbus import Outage, handler, resource
+from feedbus.handling.resources import Resources
 from feedbus.store.peewee import close_bound
 from feedbus.testing import TestSystem
 from tests.handlers_to_run import Numbered, topology_of
@@ -165,6 +166,32 @@ def test_a_resource_that_ends_by_itself_is_opened_again_with_what_asks_for_it(
     assert caplog.text.count("has ended by itself; feedbus opens it again") == 1
     assert "resource_not_closed" not in caplog.text
     assert "ConnectionError" in caplog.text
+
+
+BREAKING: list[Resources] = []
+
+
+@resource
+def breaker(line: Line) -> Iterator[list[Resources]]:
+    """Break the line while the resources are closed, before the line is closed."""
+    yield BREAKING
+    while BREAKING:
+        resources = BREAKING.pop()
+        line.lost.set()
+        resources.run(asyncio.sleep(0.05))
+
+
+def test_a_resource_that_ends_while_the_resources_are_closed_is_closed_only_once(caplog):
+    resources = needed(breaker)
+    resources.open()
+    BREAKING.append(resources)
+    resources.close_at_next_open(Outage("the server has gone"))
+    resources.open()
+    assert resources.ready
+    resources.open()
+    assert STEPS == ["open line", "open line"]
+    assert caplog.text.count("has ended by itself") == 1
+    resources.close()
 
 
 def test_an_async_generator_that_yields_nothing_is_no_resource():

@@ -6,7 +6,6 @@ again if it has ended by itself, or if a handler has raised Outage.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -67,8 +66,8 @@ class Resources:
         self._opening = Opening(topology)
         self._clock = clock
         self._on_blocked = on_blocked
-        # The resources that have ended by themselves. The thread of the event loop appends them.
-        self._dead: deque[Resource] = deque()
+        # The open resources that have ended by themselves. The thread of the event loop adds them.
+        self._dead: set[Resource] = set()
         self._loop: HandlerLoop | None = None
         self._requests: list[Parameters] = []
         self._values: dict[Resource, Any] = {}
@@ -112,8 +111,9 @@ class Resources:
         if self.ready:
             return
         while self._dead:
-            self._close_some([self._dead[0]])
-            self._dead.popleft()
+            dead = list(self._dead)
+            self._close_some(dead)
+            self._dead.difference_update(dead)  # an overridden one has not been closed
         if self._suspected:
             # A middleware that needs no resource is left out: it cannot have a broken connection
             # of a resource, and it may count calls.
@@ -230,6 +230,8 @@ class Resources:
         for entry in [each for each in reversed(self._ends) if each[0] in closing]:
             self._ends.remove(entry)
             self._end(*entry)
+            # It may have ended by itself just before. The next open() must not close its successor.
+            self._dead.discard(entry[0])
         for each in closing:
             del self._values[each]
         self._all_open = False
@@ -294,7 +296,7 @@ class Resources:
             GeneratorTask,
         )
 
-        task = GeneratorTask(coroutine_or_generator, lambda: self._dead.append(resource))
+        task = GeneratorTask(coroutine_or_generator, lambda: self._dead.add(resource))
         value = self.run(task.begin())
         self._ends.append((resource, lambda: self.run(task.end())))
         return value
