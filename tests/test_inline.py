@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from feedbus import config
-from feedbus.errors import StoreOutage
+from feedbus.errors import StoreOutage, UsageError
 from feedbus.inline import InlinePool, Project
 from feedbus.store import NoStore, open_prepared, open_store
+from feedbus.store.peewee import bound
 
 TOPOLOGY = """\
 name = "shop"
@@ -81,6 +82,18 @@ def test_a_project_prepares_its_store_with_its_own_models(project):
     store.close()
 
 
+def test_a_store_that_prepare_leaves_open_does_not_stay_open(project):
+    opens = "def prepare(topology):\n    feedbus.store.open_store(topology)\n"
+    changed = f"import feedbus.store\n{MODULE}".replace("def prepare(topology):\n", opens)
+    (project.topology.root / "inline_shop.py").write_text(changed)
+    sys.modules.pop("inline_shop", None)
+    store = open_prepared(project.topology)
+    assert bound() is store
+    store.close()
+    with pytest.raises(UsageError, match="no store is open"):
+        bound()
+
+
 def test_an_outage_names_the_line_of_the_project_because_it_may_use_another_database(project):
     root = project.topology.root
     (root / "inline_shop.py").write_text(
@@ -89,7 +102,7 @@ def test_an_outage_names_the_line_of_the_project_because_it_may_use_another_data
             f"    sqlite3.connect('{root}/absent/other.db')\n    with database:\n",
         )
     )
-    sys.modules.pop("inline_shop")
+    sys.modules.pop("inline_shop", None)
     line = rf"\(raised at {root}/inline_shop\.py:15\)$"
     with pytest.raises(StoreOutage, match=rf"^\[store\] prepare = .* cannot be opened.*{line}"):
         open_prepared(project.topology)

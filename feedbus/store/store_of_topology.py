@@ -49,6 +49,7 @@ def open_prepared(topology: Topology) -> Store:
 
     The option `prepare` of [store] names a function of the project. This function is called before
     feedbus's own tables are created. The project's models can use the store in this function.
+    Peewee stores that the function opens and does not close are closed after it.
 
     Raises:
         StoreOutage: the store is unavailable, or cannot be written to.
@@ -60,8 +61,7 @@ def open_prepared(topology: Topology) -> Store:
     store = open_store(topology)
     try:
         if topology.store is not None and topology.store.prepare is not None:
-            _call(topology.store.prepare, topology, store)
-            _bind(topology, store)  # the function may have opened another store
+            _prepare(topology.store.prepare, topology, store)
         with notices.during(f"waiting for store {topology.store} to prepare feedbus's tables"):
             store.set_up()
     except BaseException:
@@ -107,6 +107,22 @@ def load_driver(topology: Topology) -> None:
         _load_sqlalchemy()
 
 
+def _prepare(prepare: str, topology: Topology, store: Store) -> None:
+    """Call the function of `prepare`; afterwards, close the peewee stores that it has opened.
+
+    The models then use the given store again, if it is a peewee store.
+    """
+    if topology.store is None or topology.store.adapter != PEEWEE:
+        _call(prepare, topology, store)
+        return
+    from feedbus.store.peewee.store import PeeweeStore, bind, closing_new_stores
+
+    assert isinstance(store, PeeweeStore)  # noqa: S101 -- for the type checker
+    with closing_new_stores():
+        _call(prepare, topology, store)
+    bind(store)
+
+
 def _call(prepare: str, topology: Topology, store: Store) -> None:
     """Call the function that the option `prepare` of [store] names.
 
@@ -123,15 +139,6 @@ def _call(prepare: str, topology: Topology, store: Store) -> None:
             raise StoreOutage(msg) from error
         error.add_note(f"{where} has raised this exception")
         raise
-
-
-def _bind(topology: Topology, store: Store) -> None:
-    """Make the project's peewee models use this store, if it is a peewee store."""
-    if topology.store is not None and topology.store.adapter == PEEWEE:
-        from feedbus.store.peewee import PeeweeStore, bind
-
-        if isinstance(store, PeeweeStore):
-            bind(store)
 
 
 def check_is_store(given: object) -> None:

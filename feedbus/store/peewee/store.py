@@ -283,6 +283,20 @@ def close_bound() -> None:
         _models.clear()
 
 
+@contextmanager
+def closing_new_stores() -> Iterator[None]:
+    """After a `with` block, close the stores that the block has opened and not closed.
+
+    Such a store would keep the database open that it shares with other stores.
+    """
+    earlier = list(_models.stores)
+    try:
+        yield
+    finally:
+        for store in [each for each in _models.stores if each not in earlier]:
+            store.close()
+
+
 def transaction() -> AbstractContextManager[Database]:
     """Return a context manager that commits all changes of a `with` block, or none.
 
