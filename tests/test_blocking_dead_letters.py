@@ -14,6 +14,7 @@ from feedbus.broker.refused_messages import Refusal
 from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
 from feedbus.dead_letters import requeue
+from feedbus.dispatch import obsolete_blocks
 from feedbus.records import Records
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import BLOCKED, PLACE
@@ -262,3 +263,12 @@ def test_a_dead_letter_without_an_id_keeps_its_place_and_blocks_its_key_once(mak
     refused.clear()
     system.run(refusing(refused, seen), name)
     assert (seen, len(system.dead(queue))) == (([1, 3], 0) if body != b"{" else ([], 1))
+
+
+def test_the_ids_of_obsolete_blocks_that_were_noted_last_are_kept(monkeypatch) -> None:
+    monkeypatch.setattr(obsolete_blocks, "MAX_IDS", 2)
+    found = obsolete_blocks.ObsoleteBlocks()
+    found.add("waiting", ["a", "b"])
+    found.add("waiting", ["a"])
+    found.add("waiting", ["c"])
+    assert [found.contain("waiting", each) for each in "abc"] == [True, False, True]

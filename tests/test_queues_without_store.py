@@ -14,6 +14,7 @@ from feedbus.errors import UsageError
 from feedbus.inline.loaded_projects import Project
 from feedbus.inline.system import InlineSystem
 from feedbus.store import open_store
+from feedbus.store.peewee.lazy_transactions import WRITE
 from feedbus.store.peewee.store import close_bound, database
 from feedbus.testing import TestSystem
 from feedbus.topology import Queue, StoreOptions, Topology
@@ -165,3 +166,18 @@ def test_a_process_refuses_such_writes_of_its_handlers_and_dead_handler(concurre
     assert [row.n for row in Row.select()] == [0]
     Row.create(n=3)  # the consumer has ended
     close_bound()
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        ("update row set n = 1", "UPDATE"),
+        ("WITH a AS (SELECT 1) UPDATE row SET n = 1", "UPDATE"),
+        ("WITH a AS (SELECT 1) DELETE  FROM row", "DELETE  FROM"),
+        ("WITH a AS (SELECT 1) SELECT n FROM row FOR UPDATE OF row -- SET", None),
+        ("SELECT 'update'", None),
+    ],
+)
+def test_statements_that_write_are_recognised(statement: str, found: str | None) -> None:
+    match = WRITE.match(statement)
+    assert (match[match.lastindex or 0].upper() if match else None) == found

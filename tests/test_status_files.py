@@ -55,3 +55,10 @@ def test_without_a_slot_a_process_records_nothing(folder: Folder) -> None:
     status_files.mark_holding("the broker is unavailable")
     mark_waiting(WaitingCounts(waiting=7, retrying=2))
     assert not folder.var.exists()
+
+
+def test_an_ending_is_not_written_through_a_link(tmp_path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "exit").symlink_to(elsewhere)
+    status_files.write_exit(tmp_path / "exit", 7, "exit code 1")
+    assert not elsewhere.exists()

@@ -22,6 +22,7 @@ is not obsolete.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 MAX_IDS = 50_000  # how many ids are kept: the latest ones
@@ -44,7 +45,7 @@ class ObsoleteBlocks:
 
     def __init__(self) -> None:
         """Start without ids."""
-        self._ids: dict[tuple[str, str], None] = {}  # a dict, because it keeps the order
+        self._ids: OrderedDict[tuple[str, str], None] = OrderedDict()  # the latest ones last
 
     def add(self, waiting_queue: str, message_ids: Iterable[str]) -> None:
         """Add records whose blocking messages are obsolete if they arrive from now on.
@@ -54,9 +55,11 @@ class ObsoleteBlocks:
             message_ids: the ids of the records.
 
         """
-        self._ids.update(dict.fromkeys((waiting_queue, each) for each in message_ids))
+        for each in message_ids:
+            self._ids[waiting_queue, each] = None
+            self._ids.move_to_end((waiting_queue, each))
         while len(self._ids) > MAX_IDS:
-            del self._ids[next(iter(self._ids))]
+            self._ids.popitem(last=False)
 
     def contain(self, waiting_queue: str, message_id: str) -> bool:
         """Whether a blocking message of another process is obsolete.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from feedbus.process import loaded_code
 from feedbus.process.file_locks import lock_holder
-from feedbus.process.private_files import open_private
+from feedbus.process.private_files import NotPrivate, open_private
 from feedbus.process.slots import READY_FILE, slot_path
 
 
@@ -70,7 +70,7 @@ def write_exit(path: Path, pid: int, ending: str) -> None:
         ending: how it ended, such as "exit code 1".
 
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, NotPrivate):
         handle = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, any_owner=True)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(f"{pid}\n{ending}\n")

@@ -17,8 +17,8 @@ from feedbus.store.sql import cannot_end_transaction, ended_transaction
 SAVEPOINT = "database.atomic()"
 # A statement that changes rows, also behind the queries of a WITH clause.
 WRITE = re.compile(
-    r"\s*(?:INSERT|UPDATE|DELETE|REPLACE|MERGE)\b"
-    r"|\s*WITH\b.*\b(?:INSERT\s+INTO|DELETE\s+FROM|MERGE\s+INTO|UPDATE\s.*\bSET)\b",
+    r"\s*(INSERT|UPDATE|DELETE|REPLACE|MERGE)\b"
+    r"|\s*WITH\b.*(?<!FOR )\b(INSERT\s+INTO|DELETE\s+FROM|MERGE\s+INTO|UPDATE(?=\s.*\bSET\b))\b",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -141,11 +141,12 @@ class Database(peewee.Database):
                 transaction.
 
         """
-        if self._queue_without_store and WRITE.match(sql) and not self.in_transaction():
+        if self._queue_without_store and (found := WRITE.match(sql)) and not self.in_transaction():
             msg = (
-                f"'{sql.split(maxsplit=1)[0]}' outside of a transaction: [queues."
-                f"{self._queue_without_store}] has store = false, so the write would stay if the"
-                " handler fails: remove store = false, or write inside `with database.atomic():`"
+                f"'{found[found.lastindex or 0].upper()}' outside of a transaction: [queues."
+                f"{self._queue_without_store}] has store = false, so the write would be committed"
+                " at once, also if the handler fails: remove store = false, or write inside `with"
+                " database.atomic():`"
             )
             raise UsageError(msg)
         return self._execute_cursor(sql, params)
