@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from types import FunctionType
 
 import psycopg  # noqa: F401 -- before it is hidden from the processes of the tests
@@ -43,6 +45,21 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def _no_wait_for_new_queues(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let rings be used at once; tests/integration/test_killed_brokers.py is about the wait."""
     monkeypatch.setattr("feedbus.broker.declarations.queue_written_seconds", lambda _: 0.0)
+
+
+@pytest.fixture(autouse=True)
+def _close_new_stores() -> Iterator[None]:
+    """Close the peewee stores that a test has left open: the next test may use another file."""
+    if "feedbus.store.peewee.store" not in sys.modules:
+        yield
+        return
+    from feedbus.store.peewee.store import _models
+
+    earlier = [*_models.stores]
+    yield
+    for each in [*_models.stores]:
+        if each not in earlier:
+            each.close()
 
 
 def pytest_configure(config):

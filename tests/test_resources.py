@@ -185,7 +185,7 @@ def test_a_process_holds_until_its_resource_opens_and_closes_it_on_sigterm(proje
 
 
 def test_a_process_that_holds_at_its_start_continues_by_itself(project, monkeypatch):
-    monkeypatch.setattr(restart, "READY_SECONDS", 1.0)
+    monkeypatch.setattr(restart, "READY_SECONDS", 8.0)
     done = project.feedbus("up", "--detach")
     try:
         held = r"work holds: the resource client .*; it continues by itself"
@@ -197,7 +197,7 @@ def test_a_process_that_holds_at_its_start_continues_by_itself(project, monkeypa
         words = ["--topology", str(project.topology), "restart", "work"]
         restarted = CliRunner().invoke(main, words)
         assert restarted.exit_code == 1
-        expected = r"work is not ready after 1 s \(it holds, and continues by itself: the resource"
+        expected = r"work is not ready after 8 s \(it holds, and continues by itself: the resource"
         assert re.search(expected, restarted.output)
         (project.folder / "ready").touch()
         wait_until(lambda: status(project.topology)["consumers"]["work"]["state"] == "running")

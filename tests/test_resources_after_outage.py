@@ -16,7 +16,6 @@ from feedbus.handling.middleware import Middleware
 from feedbus.testing import TestSystem
 from tests.handlers_to_run import Numbered, topology_of
 from tests.small_topologies import queue
-from tests.system_fixtures import closing_store  # noqa: F401 -- a fixture
 from tests.systems import System
 
 AWAY = "the mail server does not answer"

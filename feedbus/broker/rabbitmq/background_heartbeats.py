@@ -64,7 +64,8 @@ class BackgroundHeartbeats:
                 return
             try:
                 self._write(FRAME)
-            except (OSError, ValueError):
+            # AttributeError: another thread closes the transport, which has no socket any more.
+            except (OSError, ValueError, AttributeError):
                 open_transport.connected = False  # the next use raises the error
                 return
             del open_transport
