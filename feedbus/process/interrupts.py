@@ -28,6 +28,10 @@ def raise_interrupts(*signal_numbers: int) -> None:
         signal_numbers: the signals; without any, only SIGINT (Ctrl-C).
 
     """
+    # Python turns a KeyboardInterrupt in the middle of `from _ssl import …` into a TypeError. So
+    # this module is imported before.
+    import ssl  # noqa: F401
+
     for signal_number in signal_numbers or (signal.SIGINT,):
         _install(_raise, signal_number)
     sys.unraisablehook = _end_interrupted
