@@ -19,13 +19,19 @@ from tests.systems import System
 make = systems_on("embedded", *versions.chosen(), management=True)
 
 
+def with_delayed_message(make: Callable[..., System]) -> System:
+    """Make a system with a message that the timer delays."""
+    system = make(queue())
+    with system.bus() as bus:
+        bus.publish("work", {"n": 1}, delay="2h")
+    return system
+
+
 def test_plan_finds_what_of_the_timer_is_not_as_it_should_be_and_apply_mends_it(
     make: Callable[..., System],
 ) -> None:
-    system = make(queue())
+    system = with_delayed_message(make)
     names = Names(system.topology)
-    with system.bus() as bus:
-        bus.publish("work", {"n": 1}, delay="2h")
     assert nothing_to_do(system.topology)
     wrong, missing = names.timer_queue(4, 3), names.timer_queue(4, 5)
     guard = names.timer_guard("removed")
@@ -51,10 +57,8 @@ def test_plan_finds_what_of_the_timer_is_not_as_it_should_be_and_apply_mends_it(
 def test_plan_finds_what_bindings_of_the_timer_are_missing_or_foreign_and_apply_mends_them(
     make: Callable[..., System],
 ) -> None:
-    system = make(queue())
+    system = with_delayed_message(make)
     names = Names(system.topology)
-    with system.bus() as bus:
-        bus.publish("work", {"n": 1}, delay="2h")
     place, below = names.timer_position(4), names.timer_position(3)
     three, five = names.timer_queue(4, 3), names.timer_queue(4, 5)
     guard, work = names.timer_guard("work"), names.exchange("work")

@@ -238,9 +238,7 @@ def _make(
         ).carry_out()
     for queue, retry_queue in work.retry_queues:
         quorum = topology.queues[queue].type == "quorum"
-        retry_queue_replacement.replace_retry_queue(
-            connection, topology, retry_queue, quorum=quorum
-        )
+        retry_queue_replacement.park_and_delete(connection, topology, retry_queue, quorum=quorum)
     broker.declare(channel, topology)
     exit_after_step("created")
     for queue, retry_queue in retry_queue_replacement.parked_retry_queues(

@@ -69,7 +69,7 @@ def wrong_retry_queues(topology: Topology, queue: Queue, seen: Inventory) -> lis
     return wrong
 
 
-def replace_retry_queue(
+def park_and_delete(
     connection: Connection, topology: Topology, retry_queue: str, *, quorum: bool
 ) -> None:
     """Move the retries of a retry queue to another queue, and delete the retry queue.
@@ -145,7 +145,7 @@ def return_retries_to_ring(
     ring, shard = shards[0]
     quorum = seen.queues[shard].arguments.get("x-queue-type") == "quorum"
     if broker.queue_exists(connection, retry_queue):  # else, an interrupted call has deleted it
-        replace_retry_queue(connection, topology, retry_queue, quorum=quorum)
+        park_and_delete(connection, topology, retry_queue, quorum=quorum)
     milliseconds = int(retry_queue.rpartition(".")[2])
     arguments = {"x-message-ttl": milliseconds, "x-dead-letter-exchange": ring}
     channel = connection.channel()
@@ -160,7 +160,7 @@ def return_retries_to_ring(
 def park(connection: Connection, topology: Topology, retry_queue: str, *, quorum: bool) -> None:
     """Park retries: move them from their retry queue to another queue.
 
-    replace_retry_queue() calls this before it deletes the retry queue.
+    park_and_delete() calls this before it deletes the retry queue.
 
     Args:
         connection: a connection to the topology's broker.
