@@ -17,6 +17,7 @@ from feedbus.broker import inventory
 from feedbus.broker_names import Names
 from feedbus.errors import Retry, UsageError
 from feedbus.generations import removed_queues, topology_setup
+from feedbus.generations.probes import delete_empty_queue
 from feedbus.plan import Watchers
 from feedbus.plan.planning import make_plan
 from feedbus.plan.unread_queues import find_unread_queues, unread_queue_notes
@@ -27,7 +28,7 @@ from tests.applying import carry_out, killed_at, nothing_to_do, wait_for_retry
 from tests.projects import wait_until
 from tests.small_topologies import BATCH, queue, sharded
 from tests.system_fixtures import systems_on
-from tests.systems import System
+from tests.systems import System, publish_confirmed
 
 make = systems_on("embedded", *versions.chosen(), management=True)
 COUNT = 12
@@ -218,6 +219,36 @@ def test_a_ring_whose_retries_wait_when_the_plan_is_made_can_be_removed(
         done, lines = remove(wanted, consumers, "shard_0", "shard_1")
     assert done, lines
     assert system.seen == [1]
+
+
+def test_a_retry_that_arrives_while_a_shard_of_a_removed_ring_is_deleted_is_handled(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make(queue(), sharded(2, order_by="", retry=RetryPolicy((600.0,), "dead-letter")))
+    exchanges = {name: one for name, one in system.topology.exchanges.items() if not one.hashed}
+    wanted = replace(system.topology, queues={"work": queue()}, exchanges=exchanges)
+    names = Names(system.topology)
+    ring = names.ring(system.topology.generation("ring"))
+    deleted = list[str]()
+
+    def delete(channel: Any, name: str) -> None:
+        if not deleted:  # retries whose delay has ended; each shard gets some of their keys
+            for n in range(COUNT):
+                body, properties = b'{"n": %d}' % n, {"content_type": "application/json"}
+                message = channel.prepare_message(body, **properties)
+                publish_confirmed(channel, message, ring, str(n))
+        deleted.append(name)
+        delete_empty_queue(channel, name)
+
+    monkeypatch.setattr("feedbus.runner.queue_reader.delete_empty_queue", delete)
+    with ExitStack() as consumers:
+        for name in ("shard_0", "shard_1"):
+            consumers.enter_context(system.running(system.note, name))
+        wait_until(lambda: all(broker_consumers(system)))
+        done, lines = remove(wanted, consumers, "shard_0", "shard_1")
+    assert done, lines
+    assert sorted(system.seen) == [*range(COUNT)]
+    assert deleted == names.members(system.topology.generation("ring"))
 
 
 def test_a_ring_that_stays_without_queues_is_refused(make: Callable[..., System]) -> None:

@@ -153,11 +153,31 @@ def declare_ring(
         channel.exchange_declare(
             ring, "x-consistent-hash", durable=True, auto_delete=False, arguments=arguments
         )
-    queues = [(names.member(generation, member), weight) for member, weight in generation.members]
-    keys = weight_padding.weight_keys(queues)
-    for (member, _), (queue, _), key in zip(generation.members, queues, keys, strict=True):
+    keys = _ring_keys(names, generation)
+    for (member, _), (queue, key) in zip(generation.members, keys.items(), strict=True):
         _declare_shard(channel, names, topology.consumer(member), queue)
         channel.queue_bind(queue, ring, key)
+
+
+def unbind_shard(channel: Channel, names: Names, generation: Generation, queue: str) -> None:
+    """Unbind the queue of a shard from its ring; the other shards then get its share of messages.
+
+    Args:
+        channel: a channel of the broker.
+        names: the names of the topology's objects on the broker.
+        generation: the generation of the ring.
+        queue: the name of the queue on the broker.
+
+    """
+    key = _ring_keys(names, generation)[queue]
+    channel.queue_unbind(queue, names.ring(generation), key)
+
+
+def _ring_keys(names: Names, generation: Generation) -> dict[str, str]:
+    """Map the name of each queue of a ring to its binding key, in the order of the bindings."""
+    queues = [(names.member(generation, member), weight) for member, weight in generation.members]
+    keys = weight_padding.weight_keys(queues)
+    return {queue: key for (queue, _), key in zip(queues, keys, strict=True)}
 
 
 def _declare_shard(channel: Channel, names: Names, consumer: Consumer, name: str) -> None:

@@ -9,14 +9,21 @@ of the queue proves that the queue is empty, and deletes the queue.
 Any program can publish a fence. So a consumer accepts the fence of a removed queue only if the
 queue has a *mark*: an exchange without bindings, whose name contains the name of the queue. If the
 queue is added to the topology again, the next declaration deletes the mark.
+
+The shards of a removed ring end one after the other. A retry returns to the ring, which can route
+it to any shard that is bound. So a shard is unbound before it is proved to be empty. Then the other
+shards get the retries. The last shard of the ring stays bound until the other shards are deleted.
 """
 
 from __future__ import annotations
 
 from feedbus import broker
+from feedbus.broker import declarations
 from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import Names, Role, has_role
+from feedbus.generations import state_queues
 from feedbus.generations.probes import fence_message
+from feedbus.topology import Queue, Topology
 from feedbus.wire.amqp_protocols import Channel, Connection
 
 # The roles of the auxiliary queues of a queue. Auxiliary queues get no fence. The consumer handles
@@ -75,3 +82,36 @@ def put_fence(connection: Connection, queue: str) -> None:
 
     """
     publish_all(connection, [fence_message(queue, queue)], nacked_seconds=0.0)
+
+
+def can_get_retries(connection: Connection, topology: Topology, queue: Queue, name: str) -> bool:
+    """Whether retries can still reach a removed queue.
+
+    If other shards of the ring can get the retries, this shard is unbound from the ring. The caller
+    holds the topology's lock, and has checked that the queue is marked.
+
+    A consumer calls this before it proves that the queue is empty.
+
+    Args:
+        connection: a connection to the broker.
+        topology: the topology of the consumer, which still has the queue.
+        queue: the queue.
+        name: the name of the queue on the broker.
+
+    """
+    names = Names(topology)
+    if topology.on_ring(queue):
+        channel = connection.channel()
+        state = state_queues.read_locked(channel, topology, queue.exchange)
+        generation = state.current if state else topology.generation(queue.exchange)
+        shards = [one for one in names.members(generation) if broker.queue_exists(connection, one)]
+        can_unbind = name in shards[:-1]
+        if can_unbind:
+            declarations.unbind_shard(channel, names, generation, name)
+        channel.close()
+        if len(shards) > 1:
+            return not can_unbind
+    return any(
+        broker.count_messages(connection, names.retry_queue(queue, delay))
+        for delay in queue.retry.delays_milliseconds
+    )

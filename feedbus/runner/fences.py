@@ -17,9 +17,10 @@ them into the waiting queue. Then the old queue is deleted in four steps:
 4. The reader deletes the queue.
 
 A queue that was removed from the topology ends in the same way
-(feedbus.generations.removed_queues). But records that wait for their next attempt return to this
-queue, and no other queue gets its waiting records. So in place of step 2, the reader continues to
-read the queue until no record waits for its next attempt, or for an earlier record of its key.
+(feedbus.generations.removed_queues). But records that wait for their next attempt can return to
+this queue, and no other queue gets its waiting records. So in place of step 2, the reader continues
+to read the queue until no record waits for an earlier record of its key, and no record that is
+tried again can reach the queue.
 
 A step may not be possible yet, for example because the switch is not complete. Then the fence is
 processed again later. Meanwhile, the consumer handles the deliveries of its other queues.
@@ -114,7 +115,7 @@ class Fences:
                 self._postpone(reader, SWITCHING_POLL_SECONDS)
                 return True
         if reader.is_removed:
-            if self._has_more_attempts(raw):
+            if not self._is_detached(raw, reader):
                 reader.probes.restart_proof()
                 self._postpone(reader, RETRY_POLL_SECONDS)  # the next fence of this queue
         elif not self._move_waiting_records(raw, reader):
@@ -142,15 +143,25 @@ class Fences:
         reader.discard_fence(self._run.buffer.pop().tag)
         return True
 
-    def _has_more_attempts(self, raw: RawConnection) -> bool:
-        """Whether records of a removed queue wait, or will be tried again."""
+    def _is_detached(self, raw: RawConnection, reader: QueueReader) -> bool:
+        """Whether a removed queue can get no more records; False if this must be repeated later."""
+        topology = self._run.topology
+        try:
+            with broker.locked(raw, topology, wait_seconds=0.0):
+                return removed_queues.is_marked(
+                    raw, Names(topology), reader.queue
+                ) and not self._can_get_records(raw, reader)
+        except UsageError:  # another process has the lock
+            return False
+
+    def _can_get_records(self, raw: RawConnection, reader: QueueReader) -> bool:
+        """Whether a removed queue can get records, which are tried again or wait now.
+
+        The caller holds the topology's lock.
+        """
         run = self._run
-        if run.waiting:
-            return True
-        names, queue = Names(run.topology), run.consumer.queue
-        return any(
-            broker.count_messages(raw, names.retry_queue(queue, delay))
-            for delay in queue.retry.delays_milliseconds
+        return bool(run.waiting) or removed_queues.can_get_retries(
+            raw, run.topology, run.consumer.queue, reader.queue
         )
 
     def _leave_to_others(self, reader: QueueReader) -> None:
@@ -261,7 +272,7 @@ class Fences:
                     reader.probes.abandon()
                     return False
                 return reader.delete_if_empty(
-                    lambda: is_in_flight() or self._has_more_attempts(raw)
+                    lambda: is_in_flight() or self._can_get_records(raw, reader)
                 )
         except UsageError:  # another process has the lock
             return False
