@@ -13,6 +13,9 @@ PYTEST := $(BIN)/python -m pytest -n 8 --dist loadfile --no-loadscope-reorder
 ON_A_BROKER := tests/conformance tests/integration tests/chaos tests/test_runner*.py \
 	$(shell grep -l 'versions.chosen()' tests/test_*.py)
 
+# The tests start some thousand processes. Each would compile feedbus again if it kept no byte code.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What has passed of the order test, by its seed: an interrupted `make order` goes on behind it.
 SEED_OF_ORDER := $(or $(FEEDBUS_CHAOS_SEED),20)
 ORDER := dist/order/seed-$(SEED_OF_ORDER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import signal
@@ -39,6 +40,13 @@ settings.load_profile("tests")
 # would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _environment_of_a_terminal_is_not_passed_on() -> None:
+    """Let the programs that tests start show the same in CI, and under any settings of colours."""
+    for name in ("CI", "BUILD_NUMBER", "FORCE_COLOR", "NO_COLOR", "PY_COLORS", "COLUMNS"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +94,12 @@ def pytest_collection_modifyitems(items):
         if starts or not SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
             long_files.add(item.path)
     items.sort(key=lambda item: item.path not in long_files)
+
+
+def pytest_collection_finish():
+    """Leave the collected tests out of later garbage collections, which took 6 % of all time."""
+    gc.collect()
+    gc.freeze()
 
 
 def starts_processes(function: object, seen: set[str]) -> bool:

@@ -141,6 +141,7 @@ def open_transactions(url: str) -> int:
             cursor.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
                 " AND datname = current_database() AND xact_start IS NOT NULL"
+                " AND backend_type = 'client backend'"
             )
             return cursor.fetchone()[0]
     finally:
@@ -177,7 +178,7 @@ def test_the_locks_of_a_connection_that_was_given_up_end_with_the_next_connectio
     with store.transaction():
         assert store.inbox.add_new("work", ["one"]) == ["one"]
         assert store.outbox.remove([row]) == 1
-    assert open_transactions(url) == 0
+    wait_until(lambda: open_transactions(url) == 0)
     store.close()
 
 
