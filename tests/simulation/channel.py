@@ -47,14 +47,14 @@ class SimulatedChannel(Channel):
             sending.is_refused = False
             self._refuse_outgoing()
         answers: list[Answer] = []
+        process, network = self._link.process, self._network  # not known after a cut
         try:
             self._send_in_portions(answers)
         finally:
-            process = self._link.process
             # An apply sends a message to a full queue only after the earlier ones.
             is_apply = process is not None and process.name == APPLY
             if not is_apply and not all(each.is_accepted for each in answers[:-1]):
-                self._network.divided_sendings.append(answers)
+                network.divided_sendings.append(answers)
 
     def _send_in_portions(self, answers: list[Answer]) -> None:
         """Send the buffered messages, and add the answers of the broker to a list."""

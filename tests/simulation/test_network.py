@@ -63,6 +63,34 @@ def count_before_a_cut(seed: int) -> int:
     return int(ready)
 
 
+def test_answers_of_a_full_queue_that_a_cut_loses_are_noted():
+    scheduler = Scheduler(1)
+    topology = topology_of(Scenario.of(scheduler), 1, Path("/nowhere"))
+    network = Network(scheduler)
+
+    def run() -> None:
+        with broker.connect(topology) as connection:
+            raw: Any = connection.connection
+            full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+            channel = raw.channel()
+            channel.queue_declare("q", arguments=full)
+            channel.confirm_select()
+            for _ in range(3):
+                channel.basic_publish(Message(b"1"), "", "q")
+            raw.cut_after_next = True
+            with pytest.raises(RecoverableConnectionError):
+                channel.flush()
+
+    memory.create(SimulatedBroker(BROKER, network, None))
+    try:
+        process = scheduler.start("publisher", run)
+        scheduler.run(lambda: process.dead, most_seconds=60, most_steps=1_000)
+    finally:
+        memory.remove(BROKER)
+    (answers,) = network.divided_sendings
+    assert [each.is_accepted for each in answers] == [None, None, None]
+
+
 def test_the_deliveries_of_a_slow_queue_stay_on_their_way_and_those_of_another_arrive():
     scheduler = Scheduler(1)
     topology = topology_of(Scenario.of(scheduler), 1, Path("/nowhere"))
