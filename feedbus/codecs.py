@@ -249,7 +249,7 @@ class BodyEncoder:
 
 
 def check_no_raw(exchange: Exchange, fields: Collection[str]) -> None:
-    """Raise UsageError if a record is a text or bytes: if it has the reserved field of Raw.
+    """Raise UsageError if a record is a text or bytes: if it has the reserved field for these.
 
     This is called only for an exchange without `content_type`, which cannot carry such a record.
 
@@ -278,9 +278,10 @@ def body_payload(body: bytes) -> Mapping[str, Any]:
 def _format_named(
     content_type: str | None, content_encoding: object, headers: Mapping[str, Any]
 ) -> Iterator[None]:
-    """Add the format that a message declares to an InvalidBody of the `with` block.
+    """If the `with` block raises InvalidBody, add the format that the message declares to its text.
 
-    Nothing is added if the message declares JSON in UTF-8.
+    The text then says that a codec can read the message. Nothing is added if the message declares
+    JSON in UTF-8.
 
     Args:
         content_type: the content type of the message.

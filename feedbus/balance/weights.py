@@ -33,8 +33,8 @@ class Proposal:
         after: the spread over the proposed ring; `before` itself if nothing is proposed.
         moved: the part of the traffic that would move to another shard, from 0 to 1.
         weights: maps the name of each queue to its proposed weights; empty if nothing is proposed.
-        choices: all weights that could be proposed, in the order of their sums, the smallest first.
-            Each choice is more even than the choices before it.
+        choices: the weights that could be proposed; each choice contains the weights of all queues
+            of the ring. Later choices have a larger sum of weights, and are more even.
 
     """
 

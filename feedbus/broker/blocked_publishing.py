@@ -43,9 +43,9 @@ class Alarm:
         Args:
             clock: the clock of the broker.
             on_waited: called after each wait during an alarm, with the seconds of the wait.
-            waiting: returns a context manager. A publisher enters it for each long wait: during an
-                alarm, after a second without a confirm, and before it publishes nacked messages
-                again.
+            waiting: returns a context manager, with which a long wait of a publisher does not count
+                for the time limit of a handler. A wait is long during an alarm, after a second
+                without a confirm, and before nacked messages are published again.
 
         """
         self._clock = clock

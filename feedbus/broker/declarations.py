@@ -90,7 +90,8 @@ def declare_exchange(channel: Channel, names: Names, exchange: Exchange, *, stag
         channel: a channel of the broker.
         names: the names of the topology's objects on the broker.
         exchange: the exchange.
-        staged: whether the exchange is new and has staged bindings, see staged_bindings.prepare().
+        staged: whether the exchange is new, and staged_bindings.prepare() has bound its queues to
+            a temporary exchange. If so, the new exchange sends its messages to that exchange.
 
     Raises:
         UsageError: the exchange exists with another type or other arguments.
@@ -141,8 +142,8 @@ def declare_ring(
             reason.
 
     Raises:
-        UsageError: the ring or a queue exists with other arguments, or the order of the weights
-            needs binding keys that are longer than AMQP allows (see weight_padding).
+        UsageError: the ring or a queue exists with other arguments, or the binding keys would be
+            longer than AMQP allows (see weight_padding).
     """
     topology = names.topology
     ring = names.ring(generation)
@@ -307,7 +308,9 @@ def declare_auxiliary(
 
 
 def declare_schedule(channel: Channel, names: Names, schedule: Schedule) -> None:
-    """Declare the queue that keeps the last fired moment of a schedule, in one message.
+    """Declare the queue that keeps, in one message, the time for which a schedule was last fired.
+
+    To fire a schedule is to publish its message.
 
     Args:
         channel: a channel of the broker.

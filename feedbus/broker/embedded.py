@@ -112,7 +112,7 @@ class EmbeddedBroker:
 
 
 def survey_of_rows(rows: BrokerRows) -> Survey:
-    """Return a survey with the rows of the tables of the embedded broker or a broker in memory."""
+    """Return the survey of an embedded broker or a broker in memory, from its table rows."""
     return Survey(
         [SeenExchange(*row) for row in rows.exchanges],
         [SeenQueue(*row) for row in rows.queues],

@@ -83,7 +83,10 @@ def may_refuse_retries(queue: Queue) -> bool:
 
 
 def auxiliary_arguments(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, Any]:
-    """Return the arguments of an auxiliary queue, and the arguments that its queue type needs.
+    """Return the arguments of an auxiliary queue, including those that its queue type needs.
+
+    An auxiliary queue is a queue that feedbus declares in addition to those of the topology, such
+    as a retry queue.
 
     Args:
         arguments: the arguments that do not depend on the queue type.

@@ -1,8 +1,8 @@
 """Give a new exchange the bindings of all its queues at one moment.
 
 A message that is published between two bindings of a new exchange would reach one queue, but not
-the other. So the queues are bound to another exchange first, the *staged bindings*. Then the new
-exchange is bound to the staged bindings:
+the other. So the queues are bound to another exchange first, the *staged bindings*. Then the
+staged bindings are bound to the new exchange:
 
     exchange ──▶ staged bindings ──▶ queues
 
@@ -29,9 +29,10 @@ FORWARDS_ALL = {"fanout": "", "topic": "#"}
 
 
 def prepare(channel: Channel, names: Names, exchange: Exchange) -> bool:
-    """Bind the existing queues of an exchange to its staged bindings.
+    """Bind the existing queues of an exchange to a temporary exchange, its staged bindings.
 
-    The caller then declares the exchange, and calls connect().
+    The caller then declares the exchange, and calls connect(). So the exchange gets the bindings of
+    all its queues at one moment.
 
     Args:
         channel: a channel to the broker.
@@ -61,7 +62,9 @@ def prepare(channel: Channel, names: Names, exchange: Exchange) -> bool:
 
 
 def connect(channel: Channel, names: Names, exchange: Exchange) -> None:
-    """Bind a new exchange to its staged bindings, so that its queues get its messages.
+    """Bind the staged bindings to a new exchange, so that its queues get its messages.
+
+    The staged bindings are a temporary exchange, to which prepare() has bound the queues.
 
     Args:
         channel: a channel to the broker.

@@ -22,7 +22,8 @@ def position_arguments(names: Names, position: int, digit: int) -> Mapping[str, 
 
     The delay in milliseconds is written as a number with digits of base 16. A message waits in one
     queue after the other, one for each digit that is not 0. When the message expires in a queue, it
-    moves to the exchange of the next lower position, and from position 0 to the exchange `due`.
+    moves to the exchange of the next lower position. From position 0, it moves to the exchange
+    `due`, which sends it to its target.
 
     Args:
         names: the names of the topology's objects on the broker.

@@ -314,7 +314,9 @@ class Names:
         return f"{queue}{REMOVED}"
 
     def schedule(self, schedule: str) -> str:
-        """Return the name of the queue that keeps the moment of a schedule's last firing.
+        """Return the name of the queue that keeps the time for which a schedule was last fired.
+
+        To fire a schedule is to publish its message.
 
         The name contains a colon. Names in a topology have no colon, so no other queue has the same
         name.
@@ -322,10 +324,12 @@ class Names:
         return f"{self.topology.name}{SCHEDULE}{schedule}"
 
     def parked_retries(self, retry_queue: str) -> str:
-        """Return the name of the exchange and of its queue for parked retries.
+        """Return the common name of an exchange and its queue, for parked retries.
+
+        These are the retries that wait while their retry queue is deleted and declared again.
 
         Args:
-            retry_queue: the name of the retry queue on the broker, which is declared again.
+            retry_queue: the name of the retry queue on the broker.
 
         """
         return f"{retry_queue}{PARKED}"

@@ -51,7 +51,8 @@ class BatchBus(Bus):
             shards: returns the number of shards of an exchange, or 0 for an exchange without
                 shards; raises UsageError if there is no such exchange.
             max_at_once: how many messages for one exchange are packed together.
-            queue: the handler's queue, as for a CollectingBus.
+            queue: the handler's queue, as Sender.queue_of_ids() returns it. The ids of the messages
+                depend on it.
 
         """
         self._records = records
@@ -115,7 +116,7 @@ class BatchBus(Bus):
                 self._flush(exchange)
 
     def flush(self) -> None:
-        """Pass to `collect` the parts that are not packed yet, and refuse calls from now on.
+        """Pass to `collect` the messages that are not packed yet, and refuse calls from now on.
 
         `collect` is the function that receives the records to send. feedbus calls this method after
         each call of the handler. Later calls of publishing methods raise UsageError.
@@ -212,8 +213,9 @@ class BatchBus(Bus):
 def _ids_of_runs(batch: Batch) -> list[Ids]:
     """Return the ids of the chunks of a batch, to derive the ids of messages from them.
 
-    If the run of a chunk's delivery is not 0, its ids get another origin: messages for the records
-    were sent before, and the new messages are no repetitions of them. See ChunkDelivery.run.
+    A chunk is the records of a batch that came in the same message. If the handler failed after
+    messages for these records were sent, the result contains other ids for the records. So the
+    messages of this call do not get the ids of the earlier messages. See ChunkDelivery.run.
     """
     ids = [chunk.ids for chunk in batch.chunks]
     for number, delivery in enumerate(batch.deliveries):
@@ -249,7 +251,7 @@ def _join(ids: Sequence[Ids]) -> Ids:
 
 
 def _origins(ids: Ids) -> str | Sequence[str]:
-    """Return the origins of the ids of a chunk: one text if all are equal, or one for each id.
+    """Return the origins of some ids: one text if all are equal, or one for each id.
 
     An id has the form `origin-ordinal`. For an id without an ordinal, another origin is derived:
     see _join().

@@ -226,7 +226,9 @@ class Encoder:
     def for_current_ring(
         self, exchange_name: str, messages: Sequence[Outgoing], envelope: Envelope | None
     ) -> Sequence[Outgoing]:
-        """Return messages that were encoded earlier; encode packs for another generation again.
+        """Return messages for the current ring, from messages that were encoded earlier.
+
+        A pack for another generation of the ring is encoded again; other messages are unchanged.
 
         Args:
             exchange_name: the name of the exchange in topology.toml.

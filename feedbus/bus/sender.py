@@ -239,7 +239,7 @@ class Sender:
     def _count(
         self, messages: Sequence[Outgoing], outcome: Outcome, refusals: Sequence[Refusal]
     ) -> None:
-        """Count refused records by the outcome of their refusal, and other records by `outcome`."""
+        """Count records in the metrics: refused ones by their refusal, the others by `outcome`."""
         if self._metrics is None:
             return
         counts: Counter[tuple[str, Outcome]] = Counter()

@@ -145,7 +145,12 @@ def command(  # noqa: PLR0913 -- an option each
 
 @contextmanager
 def _with_count(state: Callable[[], str]) -> Iterator[None]:
-    """Add how many messages were published to the error for messages that the broker refused."""
+    """If the broker refuses messages in the `with` block, add a text to the error.
+
+    Args:
+        state: returns the text, which says how many messages were published; "" to add nothing.
+
+    """
     try:
         yield
     except PublishError as error:
@@ -214,14 +219,14 @@ def _interrupted(count: int, file: IO[bytes] | None) -> str:
 def _checked(
     topology: Topology, exchange: str, located: Iterator[tuple[str, Pair]]
 ) -> Iterator[Pair]:
-    """Yield the pairs, and check that each can be published.
+    """Yield (payload, routing key) pairs, and check that each can be published.
 
     The bus publishes many pairs together, so its error for one of them would name no line.
 
     Args:
         topology: the topology with the exchange.
         exchange: the name of the exchange.
-        located: the pairs, each after its place.
+        located: the pairs, each after its place in the input.
 
     Raises:
         UsageError: a record cannot be published; the error names the place.

@@ -50,14 +50,14 @@ def check_weights(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def check_buckets(draft: Draft) -> Faults:
-    """Yield a fault for each ring with more buckets than MAX_BUCKETS.
+    """Yield a fault for each ring whose weights have a sum above MAX_BUCKETS.
 
     Args:
         draft: the loaded values of topology.toml.
 
     Yields:
-        A path in topology.toml with the fault. The buckets are counted queue by queue, in the order
-        of the file. The path is in the queue with which the count exceeds the limit.
+        A path in topology.toml with the fault. The weights are added queue by queue, in the order
+        of the file. The path is in the queue with which the sum exceeds the limit.
 
     """
     buckets: dict[str, int] = {}
@@ -79,7 +79,7 @@ def check_buckets(draft: Draft) -> Faults:
 
 
 def weights_of(options: Options) -> tuple[int, ...]:
-    """Return the weight (number of buckets) of each shard of a queue, in the order of the shards.
+    """Return the weight of each shard of a queue, in the order of the shards.
 
     Args:
         options: the loaded options of the queue. A queue without shards has one weight.

@@ -98,7 +98,8 @@ def check_misfits(draft: Draft, queue: str, options: Options) -> Faults:
 def check_routing_keys(draft: Draft, queue: str, options: Options) -> Faults:
     """Yield a fault if no message reaches the queue, and for wrong or repeated binding keys.
 
-    If `routing_keys` is set but could not be loaded, its fault is reported already.
+    If `routing_keys` is set but could not be loaded, nothing is yielded, because its fault is
+    reported already.
 
     Args:
         draft: the loaded values of topology.toml.

@@ -136,7 +136,7 @@ class Many(Option):
             entry: the type of the entries.
             description: what the option means, in sentences; it may have links in Markdown.
             of: the name of the entries in errors, such as "durations".
-            empty: whether the container may be empty.
+            empty: whether the array or table may be empty.
             options: default, required, attribute and example of Option.
 
         """
@@ -268,16 +268,15 @@ def options_of(table: TableSchema) -> dict[str, Option]:
 
 
 def default_of(table: TableSchema, name: str) -> str:
-    """Return an option's default as TOML text, or a text such as "needed by peewee".
-
-    The reference page of topology.toml and the JSON Schema show the default.
+    """Return the text that the reference page and the JSON Schema show as an option's default.
 
     Args:
         table: the schema of the option's table.
         name: the name of the option.
 
     Returns:
-        The default; "" if the option has none.
+        The default as TOML text or in words; "" if the option has none. If another option makes it
+            necessary to set the option, the text is, for example, "needed by peewee".
 
     """
     option = options_of(table)[name]
