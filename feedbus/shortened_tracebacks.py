@@ -22,9 +22,10 @@ def user_traceback(error: BaseException) -> TracebackType | None:
     """Return the calls of an exception's traceback that a user needs; None if there are none.
 
     Logs and dead letters use it, so they begin with the code of the project: the calls before the
-    first call of the user's code are removed. An exception of feedbus is about the user's code. So
-    the calls of feedbus after the last call of the user's code are removed, too. If no call is in
-    the user's code, the whole traceback is returned: it is the only hint.
+    first call of the user's code are removed. If feedbus defines the class of the exception, the
+    calls of feedbus after the last call of the user's code are removed, too. If no call is in the
+    user's code, all calls are returned. Only for UnexpectedResult, the result is then None: its
+    text names the file and line of the handler.
     """
     calls: list[TracebackType] = []
     call = error.__traceback__

@@ -177,7 +177,8 @@ class ConcurrentMode(Mode):
             raw: the connection of the consumer.
 
         Returns:
-            True: the deliveries of the other queues need not be returned to the broker.
+            Always True. In another mode, False means that all unsettled deliveries must be returned
+            to the broker.
 
         """
         if self._run.waiting is not None:
@@ -252,6 +253,8 @@ class ConcurrentMode(Mode):
 
     def _decode(self, raw: RawConnection, *, is_ordinary: bool) -> bool:
         """Decode deliveries while more records can run; handle suspected messages alone.
+
+        A message is suspected if it may have ended an earlier process.
 
         Args:
             raw: the connection.

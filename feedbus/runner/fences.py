@@ -144,7 +144,11 @@ class Fences:
         return True
 
     def _is_detached(self, raw: RawConnection, reader: QueueReader) -> bool:
-        """Whether a removed queue can get no more records; False if this must be repeated later."""
+        """Whether a queue that was removed from the topology can get no more records.
+
+        The result is also False if another process holds the topology's lock on the broker. After
+        False, the caller checks again later.
+        """
         topology = self._run.topology
         try:
             with broker.locked(raw, topology, wait_seconds=0.0):
@@ -155,9 +159,10 @@ class Fences:
             return False
 
     def _can_get_records(self, raw: RawConnection, reader: QueueReader) -> bool:
-        """Whether a removed queue can get records, which are tried again or wait now.
+        """Whether records of a removed queue still wait, or can return to it from a retry queue.
 
-        The caller holds the topology's lock.
+        A removed queue is not in the topology any more. The caller holds the topology's lock on the
+        broker.
         """
         run = self._run
         return bool(run.waiting) or removed_queues.can_get_retries(
@@ -181,7 +186,11 @@ class Fences:
         reader.fence_due_at = self._run.clock.monotonic() + seconds
 
     def _move_waiting_records(self, raw: RawConnection, reader: QueueReader) -> bool:
-        """Move the waiting records of an old queue; return False if this must be repeated later."""
+        """Move the waiting records of an old queue to shards of a newer generation.
+
+        The result is False if this must be repeated later. A queue without shards keeps its waiting
+        records; then the result is True.
+        """
         run = self._run
         if run.waiting is None or not run.topology.on_ring(run.consumer.queue):
             return True  # a queue without shards keeps its waiting queue
@@ -215,11 +224,10 @@ class Fences:
     def delete_empty_queues(
         self, raw: RawConnection, has_unsettled_of: Callable[[str], bool]
     ) -> bool:
-        """Delete the old queues and the removed queues that are proved to be empty.
+        """Delete old queues, and queues removed from the topology, that are proved to be empty.
 
-        If another consumer has subscribed to such a queue meanwhile, the queue is left to it.
-
-        The runner calls this often.
+        If another consumer has subscribed to such a queue meanwhile, this consumer only stops
+        reading the queue. The runner calls this often.
 
         Args:
             raw: the connection of the consumer.

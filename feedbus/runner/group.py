@@ -148,7 +148,7 @@ class Group:
 
         Returns:
             The outage that the handler raised, or None. After an outage, the next call of this
-            function begins with the same delivery.
+            method begins with the same delivery.
 
         """
         ends_at = self._clock.monotonic() + GROUP_SECONDS

@@ -100,8 +100,9 @@ class SwitchProgress:
     def finish(self) -> None:
         """Stop tracking old queues: from now on, no record waits for an old queue.
 
-        The buffer returns the deliveries of all queues again. QueuesToRead calls this when is_over
-        is true.
+        If too many records waited, the buffer returned only deliveries of the oldest generation. It
+        now returns the deliveries of all queues again. QueuesToRead calls this when is_over is
+        true.
         """
         self._waiting.set_predecessors(None)
         self._run.check_seconds = math.inf
@@ -116,7 +117,7 @@ class SwitchProgress:
         return self._is_over
 
     def must_restart(self, raw: RawConnection) -> bool:
-        """Whether the ring has changed again, so that its old queues must be divided again.
+        """Whether the ring has changed again, so that consumers must divide its old queues again.
 
         The runner calls this often. If the result is True, the runner connects again.
 
@@ -180,9 +181,11 @@ class SwitchProgress:
         )
 
     def _find_deleted(self, raw: RawConnection) -> None:
-        """Find old queues that were deleted; if there are any, publish the probes.
+        """Find old queues that were deleted; if there are any, put a probe into each waiting queue.
 
-        The queues that records wait for are checked each time, the other queues less often.
+        When the probes have returned, the records that were moved from the deleted queues have
+        arrived, too. The old queues that records wait for are checked each time, the others less
+        often.
         """
         now = self._run.clock.monotonic()
         awaited_queues = sorted(self._waiting.awaited_queues)

@@ -91,8 +91,8 @@ class QueuesToRead:
     def _is_retry_due(self) -> bool:
         """Whether it is time to check whether other consumers have stopped reading their queues.
 
-        The result is True at most once in RETRY_SECONDS. But if this consumer reads no queue, and
-        tracks no old queues, the result is always True: then the run waits for `standby_seconds`
+        The result is True at most once in RETRY_SECONDS. But it is always True if this consumer
+        reads no queue, and has no old queues to check. Then the run waits for `standby_seconds`
         between two calls.
         """
         now = self._run.clock.monotonic()
@@ -147,8 +147,8 @@ class QueuesToRead:
 
         Returns:
             True if the queues must be divided among the consumers again: the runner then connects
-            again. Always False if this consumer tracks no old queues: then it reads until no queue
-            is left.
+            again. Always False if this consumer reads no old queues together with its own queue:
+            then it reads until no queue is left.
 
         """
         must_divide = self._fences.delete_empty_queues(self._raw, self._mode.has_unsettled_of)

@@ -203,14 +203,14 @@ class Run:
     def receive(self, raw: RawConnection, timeout: float) -> None:
         """Wait for a delivery, and then read all deliveries that have arrived into the buffer.
 
-        The modes of the runner call this. raw.take_arrived() does not suffice here: on the embedded
-        broker it fetches nothing new.
+        The modes of the runner call this.
 
         Args:
             raw: the connection of the consumer.
             timeout: the longest time to wait, in seconds.
 
         """
+        # raw.take_arrived() does not suffice here: on the embedded broker it fetches nothing new.
         while not self.stop_requested.is_set():
             try:
                 raw.drain_events(timeout=max(timeout, MIN_WAIT_SECONDS))

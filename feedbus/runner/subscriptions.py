@@ -86,7 +86,8 @@ class Subscriptions:
             connection: the connection of the consumer.
 
         Raises:
-            BrokerOutage: another program has subscribed to an external queue exclusively.
+            BrokerOutage: a queue belongs to another system, and another program reads it
+                exclusively.
             NotFound: the queue of this consumer does not exist.
 
         """
@@ -98,8 +99,9 @@ class Subscriptions:
         """Subscribe to a queue and to its waiting queue.
 
         Returns:
-            False if another consumer reads one of the queues, so that this must be tried again
-            later. True also for an old queue that was deleted, because nothing is left to read.
+            False if this must be tried again later, usually because another consumer reads one of
+            the queues. True also for an old queue that was deleted, because nothing is left to
+            read.
 
         """
         if source.only_without_reader:
@@ -128,7 +130,7 @@ class Subscriptions:
         return True
 
     def _open_waiting_queue(self, connection: Connection, source: ReadableQueue, tag: str) -> bool:
-        """Read the waiting queue of a queue; return False if another consumer reads it.
+        """Read the waiting queue of a queue; return False if this must be tried again later.
 
         Without `order_by`, there is no waiting queue, and the result is True.
         """
@@ -165,7 +167,11 @@ class Subscriptions:
             raise
 
     def _refuse_unless_shared(self, source: ReadableQueue) -> None:
-        """Raise an error if another program reads an external queue exclusively."""
+        """Raise BrokerOutage if a queue belongs to another system.
+
+        This method is called when the broker has refused the subscription: another program reads
+        the queue exclusively.
+        """
         if self._run.consumer.queue.external_name:
             msg = (
                 f"broker: another program consumes the external queue '{source.queue}' exclusively;"

@@ -170,8 +170,9 @@ class WaitingQueues:
             generation_number: the number of the queue's generation.
 
         Returns:
-            False if another consumer reads the waiting queue, so that this must be tried again
-            later.
+            False if this must be tried again later. There are two cases: another consumer reads
+            the waiting queue; or the broker has refused the probe, the message that this method
+            puts behind the waiting records.
 
         Raises:
             NotFound: the queue to read does not exist. Its waiting queue is not declared then.
@@ -349,7 +350,7 @@ class WaitingQueues:
             waiting_queue.renew(now - interval)
 
     def move_records(self, connection: Connection, queue: str, tag: str) -> bool:
-        """Move the waiting records of an ending queue to the shards that own their keys now.
+        """Move the waiting records of an ending queue to shards of a later generation.
 
         This method is called before the ending queue is deleted.
 

@@ -40,7 +40,8 @@ MAX_MOVED = 50_000
 class WaitingRecordMover:
     """Moves the waiting records of one consumer's ending queues.
 
-    Each record is moved to the waiting queue of the shard that owns its key in the current
+    An ending queue is an old queue whose fence, the message that marks its end, has arrived. Each
+    record is moved to the waiting queue of the shard that owns its key in the current
     generation. With `block_on_dead`, consumers read the queues of one generation after the other.
     So with this option, a record is moved to the generation that follows the generation of the
     ending queue. In both cases, the record is not handled by its new consumer before the ending
@@ -76,14 +77,14 @@ class WaitingRecordMover:
         self._records = records
 
     def move(self, connection: Connection, queue: str, waiting_queue: WaitingQueue) -> bool:
-        """Move the waiting records of an ending queue to the shards that own their keys now.
+        """Move the waiting records of an ending queue to shards of a later generation.
 
         This method is called again and again until the result is True. Then the ending queue can be
         deleted.
 
         Args:
             connection: the connection of the consumer.
-            queue: the ending queue.
+            queue: the ending queue: an old queue whose fence has arrived.
             waiting_queue: the subscription to the waiting queue of the ending queue.
 
         Returns:
@@ -178,7 +179,11 @@ class WaitingRecordMover:
     def _move_releases(
         self, connection: Connection, queue: str, waiting_queue: WaitingQueue
     ) -> bool:
-        """Move the requests to release keys; return False if this must be repeated."""
+        """Move the requests to release keys to the waiting queues of all later generations.
+
+        A key is released when the dead letter that blocks it was dropped. The result is False if
+        another process holds the topology's lock on the broker: then this must be repeated.
+        """
         if not waiting_queue.releases:
             return True
         try:

@@ -43,10 +43,10 @@ class FiredMoment:
     """The last fired moment of a schedule, which the broker keeps in a queue with one message.
 
     A moment is a time that the cron expression matches. For a schedule that was not fired yet, the
-    message contains the time at which the schedule was first checked. The caller holds the
-    topology's lock to change the moment. write() publishes the new message before it acknowledges
-    the old one. After a crash in between, the queue has both messages. Then the latest moment
-    counts, so the old message has no effect.
+    message contains the time at which the schedule was first checked. Only the
+    process that holds the topology's lock on the broker changes the moment. write() publishes the
+    new message before it acknowledges the old one. After a crash in between, the queue has both
+    messages. Then the latest moment counts, so the old message has no effect.
     """
 
     def __init__(self, channel: Channel, topology: Topology, schedule: Schedule) -> None:

@@ -124,7 +124,10 @@ class Scheduler:
         return datetime.fromtimestamp(self._clock.wall_nanoseconds() / NANOSECONDS, UTC)
 
     def _check_due(self, due: list[Schedule], now: datetime) -> None:
-        """Check the schedules whose next check is due, under the topology's lock."""
+        """Check the schedules whose next check is due.
+
+        During the check, this process holds the topology's lock on the broker.
+        """
         topology = self._topology
         if not self._is_set_up:
             topology_setup.set_up_if_missing(topology)

@@ -138,9 +138,10 @@ def _never_reuse_ids(default: str) -> Iterator[str]:
 
 
 def _default_project(database: Database) -> str:
-    """Return the SQL of the default value of the column `project`, or "" if there is none.
+    """Return the SQL of the default value of `project`, a column of the outbox; "" if it has none.
 
-    A host with feedbus 0.1 adds rows without a project; these rows get the default value.
+    The database is on SQLite. A host with feedbus 0.1 adds rows without a project; these rows get
+    the default value.
     """
     question = "SELECT dflt_value FROM pragma_table_info('feedbus_outbox') WHERE name = 'project'"
     ((default,),) = database.execute(question, {}).fetchall()
@@ -148,9 +149,9 @@ def _default_project(database: Database) -> str:
 
 
 def _tables(database: Database) -> set[str]:
-    """Return the names of the tables in a database.
+    """Return which of the tables feedbus_version and feedbus_outbox exist.
 
-    On PostgreSQL, the result has only feedbus_version and feedbus_outbox, if they exist.
+    On SQLite, the result also contains the names of all other tables.
     """
     if database.dialect == "sqlite":
         question = "SELECT name FROM sqlite_master WHERE type = 'table'"

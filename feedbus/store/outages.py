@@ -101,8 +101,8 @@ def _has_code(error: BaseException, codes: Collection[str]) -> bool:
 def describe(error: BaseException, where: str) -> str:
     """Return one line with the reason of an outage, and what to do.
 
-    If code of the project raised the error, the line has its file and line number. The reason: an
-    error of another database has the same class, so it counts as an outage of the store, too.
+    If a call of the project's code raised the error, the line names the file and line of this call.
+    So an operator can see whether the error came from another database than the store.
 
     Args:
         error: an outage; for any other error of the database, the line contains the error's text.

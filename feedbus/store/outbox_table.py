@@ -210,10 +210,9 @@ class SqlOutbox(Table):
 
     @property
     def _pairs(self) -> str:
-        """The part after SELECT of a query that returns the pairs in its own parameters.
+        """The SQL after SELECT that reads pairs of exchange and routing key from the parameters.
 
-        A pair has an exchange and a routing key. pending() uses the query to select rows by such
-        pairs. _pair_values() returns the parameters.
+        pending() uses it to find the rows with these pairs. _pair_values() returns the parameters.
         """
         if self._sqlite:
             columns = "json_extract(value, '$[0]'), json_extract(value, '$[1]')"

@@ -123,8 +123,8 @@ class SqlAlchemyStore(SqlStore):
         Args:
             engine: an engine for SQLite or PostgreSQL.
             project: the name of the project; the store uses only the rows of this project.
-            waiting: makes a context manager around each wait for the lock of the SQLite file; see
-                feedbus.clock.Waiting.
+            waiting: makes a context manager around each wait for the lock of the SQLite file, so
+                that the wait does not count for the time limit of a handler.
 
         Raises:
             UsageError: the engine is asynchronous, is not for SQLite or PostgreSQL, or commits each
@@ -313,9 +313,9 @@ def _check_open(connection: Connection) -> None:
 def _status(connection: Any) -> int:
     """Return the status of the transaction of a driver's connection, as libpq numbers it.
 
-    The result is IDLE only if a statement has ended the transaction. psycopg2 does not begin a
-    transaction twice, so this is known. Other drivers begin a new transaction with the next
-    statement, so this cannot be known; with them, the result is IN_TRANSACTION instead.
+    IDLE means that a statement has ended the transaction. Only with psycopg2 can this be known. The
+    other drivers begin a new transaction with the next statement; with them, the result is
+    IN_TRANSACTION instead.
 
     Args:
         connection: a connection of psycopg2, of psycopg, or of pg8000. pg8000 has no such number,

@@ -9,8 +9,8 @@ import threading
 class ThreadState(threading.local):
     """Whether the current thread is in a transaction of any store.
 
-    A store knows its own transactions only. If a thread began a transaction of a second store in a
-    transaction of the first one, the second would be committed even if the first fails.
+    So a bus can refuse to begin a transaction within a transaction of another store. Otherwise, the
+    inner transaction would be committed even if the outer one fails.
 
     Attributes:
         in_transaction: set by each bus and each call of a handler while its block runs in a

@@ -73,9 +73,10 @@ def supervise(
     Args:
         topology: the topology to run.
         on_started: called once: when each watcher is ready or has given up, or after
-            supervision.REPORT_AFTER_SECONDS. Its arguments: lines about the watchers that are not
-            ready; lines about the watchers whose processes hold (they wait, for example during an
-            outage), each with the reason; the seconds since the start.
+            supervision.REPORT_AFTER_SECONDS; earlier if the other watchers only hold (they wait,
+            for example during an outage). Its arguments: lines about the watchers that are not
+            ready and do not hold; lines about the processes that hold, each with the reason; the
+            seconds since the start.
         fork_server: starts the first processes; with None, a new Python is started for each.
         copies: copies the lines of every log to stdout; with None, only log files are written.
         reload: whether to apply changes of the project's files.

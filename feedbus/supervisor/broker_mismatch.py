@@ -122,7 +122,7 @@ def _addresses(url: BrokerUrl) -> set[tuple[str, str]]:
 
 
 def _written_url(path: Path) -> str:
-    """Return the URL of the broker as the text in a topology file, with ${VARIABLES} in it."""
+    """Return the broker's URL in a topology file, with its ${VARIABLES}; "" if there is none."""
     try:
         tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError:

@@ -91,7 +91,7 @@ def prepare(topology: Topology, fork_server: ForkServer | None) -> bool:
 
 
 def _waiting_file(topology: Topology) -> Path:
-    """Return the file that exists while the preparation waits for a full queue."""
+    """Return the path of the file that exists while the preparation waits for a full queue."""
     return run_folder(topology) / "preparation.waits"
 
 

@@ -36,10 +36,10 @@ PATIENCE_SECONDS = 10.0
 def stop(
     topology: Topology, *, within_seconds: float | None = None, progress: Progress = lambda _: None
 ) -> bool:
-    """Stop the supervisor and every process that holds a slot, and delete their files.
+    """Stop the supervisor and its processes, and delete their files in the run folder.
 
-    `feedbus down` calls the function, which returns when all processes have ended. A supervisor
-    that does not answer for some time is killed.
+    `feedbus down` calls the function, which returns when all processes have ended. Processes of an
+    earlier supervisor are stopped, too. A supervisor that does not answer for some time is killed.
 
     Args:
         topology: the topology of the supervisor.
@@ -103,10 +103,13 @@ def _end_supervisor(topology: Topology, within_seconds: float | None, progress: 
 
 
 def _end_holders(topology: Topology, within_seconds: float | None, progress: Progress) -> bool:
-    """End all processes that hold a slot, by SIGTERM; kill a process after its stop time.
+    """End the processes that still hold a lock file, by SIGTERM; kill one after its stop time.
+
+    The lock files are in the run folder; the process of each slot holds one. A slot is the number
+    of a process among the processes of its consumer.
 
     Returns:
-        Whether a process held a slot.
+        Whether there was such a process.
 
     """
     started = shown = time.monotonic()

@@ -18,7 +18,10 @@ from feedbus.runner import crash_guard
 
 
 class SlotFiles:
-    """The files of the slots of one watcher.
+    """The files of the processes of one watcher, such as their lock files and ready files.
+
+    Each process has a slot: its number among the processes of the watcher. The names of its files
+    contain this number.
 
     Attributes:
         folder: the folder of the files.
@@ -41,7 +44,7 @@ class SlotFiles:
         """Return the path of a file of the process in a slot.
 
         Args:
-            slot: the number of the slot, from 1.
+            slot: the number of the process among the processes of the watcher, from 1.
             kind: the kind of the file: "lock", "ready", "holding", "waiting", "handler" or "exit".
 
         """
@@ -74,7 +77,7 @@ class SlotFiles:
     def record_exit(self, slot: int, pid: int, ending: str) -> None:
         """Record how a process has ended, for the next process in its slot.
 
-        If the messages of the process become dead letters, their reasons contain it.
+        If the messages of the process become dead letters, their reasons contain this text.
 
         Args:
             slot: the slot of the process.

@@ -65,13 +65,11 @@ class Supervision:
         Args:
             arbiter: circus's arbiter, before its loop runs.
             topology: the topology to run.
-            on_started: called once, when each watcher is ready or has given up, but at the latest
-                after REPORT_AFTER_SECONDS, or REPORT_HOLDS_AFTER_SECONDS if all processes of the
-                other watchers are ready or hold. The first argument is a list of lines, one for
-                each watcher with a process that is missing, or that is not ready and does not
-                hold. The second argument is a list of lines about processes
-                that hold (they wait, for example during an outage), with the reasons. The third
-                argument is the number of seconds since the start.
+            on_started: called once: when each watcher is ready or has given up, or after
+                REPORT_AFTER_SECONDS. If the other watchers only hold (they wait, for example during
+                an outage), it is called after REPORT_HOLDS_AFTER_SECONDS. Its arguments: lines
+                about the watchers that are not ready and do not hold; lines about the processes
+                that hold, each with the reason; the seconds since the start.
             fork_server: starts the first processes. With None, a new Python is started for each
                 process.
             copies: copies the lines of every log to stdout; with None, only log files are written.
@@ -266,7 +264,7 @@ class Supervision:
             Path(address.removeprefix("ipc://")).chmod(0o600)
 
     def _on_signal(self, number: int) -> None:
-        """Stop; at a second Ctrl-C, do not wait for handlers."""
+        """Stop all processes and the supervisor; at a second Ctrl-C, do not wait for handlers."""
         if number == signal.SIGINT and self.stopping:
             self.stop(within_seconds=0.0)
         else:

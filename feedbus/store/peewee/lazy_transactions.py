@@ -101,7 +101,7 @@ class Database(peewee.Database):
     def begin(self, *_: Any) -> None:
         """Begin a transaction in peewee only; the database begins it with the first statement.
 
-        peewee calls it. The arguments are ignored.
+        peewee calls this method. The arguments are ignored.
         """
         self._local.has_ended = False
         self._begin_with_next(True)
@@ -121,10 +121,12 @@ class Database(peewee.Database):
 
     @contextmanager
     def refusing_autocommit(self, queue: str) -> Iterator[None]:
-        """In a `with` block, refuse the project's writes outside of a transaction, in all threads.
+        """In a `with` block, raise UsageError if the project writes outside of a transaction.
+
+        This applies to all threads.
 
         Args:
-            queue: the name of the queue, for the error.
+            queue: the name of the queue with `store = false`, for the error.
 
         """
         self._queue_without_store = queue

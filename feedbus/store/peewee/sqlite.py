@@ -46,8 +46,8 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
 
         Args:
             database: the path of the file.
-            waiting: makes a context manager around each wait for the lock of the file; see
-                feedbus.clock.Waiting.
+            waiting: makes a context manager around each wait for the lock of the file, so that the
+                wait does not count for the time limit of a handler.
             options: peewee's options.
 
         """

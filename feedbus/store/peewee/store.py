@@ -65,8 +65,8 @@ class PeeweeStore(SqlStore):
                 query string override the defaults of feedbus.
             project: the name of the project; the store uses only the rows of this project.
             application_name: the name of the connections in PostgreSQL's list.
-            waiting: makes a context manager around each wait for the lock of the SQLite file; see
-                feedbus.clock.Waiting.
+            waiting: makes a context manager around each wait for the lock of the SQLite file, so
+                that the wait does not count for the time limit of a handler.
 
         Raises:
             UsageError: the URL is not the URL of a store.
@@ -191,12 +191,17 @@ class _Models:
         self.after_fork(inherited=False)
 
     def after_fork(self, *, inherited: bool = True) -> None:
-        """Prepare the object for a forked process."""
+        """Prepare the object at its creation, or its copy in a forked process.
+
+        Args:
+            inherited: whether this is a forked process, so that the stores belong to its parent.
+
+        """
         self.are_inherited = inherited
         self.lock = threading.Lock()
 
     def use(self, other: Database) -> bool:
-        """Whether the models use a database."""
+        """Whether the models use the given database."""
         return bool(self.stores) and self.stores[-1].database is other
 
     def add(self, store: PeeweeStore) -> None:
@@ -240,7 +245,7 @@ def bind(store: PeeweeStore) -> PeeweeStore:
 
 
 def open_or_share(store: PeeweeStore) -> None:
-    """Make the project's peewee models use a store, but never take an open store from them.
+    """Make the project's peewee models use a store; refuse if they use one with another URL.
 
     An open store with the same URL and this store share one database. So all buses of a process
     have the same transactions as the models.
