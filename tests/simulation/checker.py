@@ -115,12 +115,15 @@ def past_limit(system: System) -> list[str]:
     """Return a fault if more records waited than `waiting_limit` permits.
 
     The messages that a consumer has got before the limit is reached can exceed it. Records that
-    are moved because of a change of the number of shards can exceed it, too.
+    are moved because of a change of the number of shards can exceed it, too. With `block_on_dead`,
+    a consumer handles requeued dead letters also when the limit is reached, and they can wait.
     """
     scenario, count = system.scenario, system.history.most_waiting
     pack = LARGE_PACK if scenario.kind == "stream" else max(scenario.pack, 1)
     messages = max(scenario.prefetch, scenario.concurrency, BATCH_RECORDS * scenario.batch)
     most = scenario.waiting_limit - 1 + messages * pack
+    if scenario.block_on_dead:
+        most += sum(system.history.rejected.values())
     if len(scenario.shards) > 1 or count <= most:
         return []
     return [f"{count} records waited, and waiting_limit is {scenario.waiting_limit}"]

@@ -135,18 +135,21 @@ def test_a_refused_record_is_overtaken_only_by_records_that_were_sent_with_it():
 
 
 def test_more_waiting_records_than_the_limit_and_the_received_messages_are_a_fault():
-    def found(most_waiting: int, *shards: int) -> list[str]:
+    def found(most_waiting: int, *shards: int, block_on_dead: bool = False) -> list[str]:
         scenario = SimpleNamespace(
             kind="ring", shards=shards, prefetch=3, concurrency=1, batch=False, pack=0
         )
-        scenario.waiting_limit = 3
+        scenario.waiting_limit, scenario.block_on_dead = 3, block_on_dead
         history = History(most_waiting=most_waiting)
+        history.rejected["shard", FIRST] += 1
         run: Any = SimpleNamespace(scenario=scenario, history=history)
         return past_limit(run)
 
     assert found(5, 2) == []
     assert found(6, 2) == ["6 records waited, and waiting_limit is 3"]
     assert found(6, 1, 2) == []
+    assert found(6, 2, block_on_dead=True) == []  # a requeued dead letter waits
+    assert len(found(7, 2, block_on_dead=True)) == 1
 
 
 def test_a_message_that_has_ended_too_many_processes_is_not_handled_again():
