@@ -20,22 +20,19 @@ BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Places:
-    """The line and column of each key and value of one TOML text: from 1, the column in characters.
+    """The line and column, from 1, of each key and value of one TOML text.
 
-    A path is a tuple of the keys and indexes from the root to a value. Report.problems() makes an
-    object for each file with problems.
+    A column counts characters. A path is a tuple of the keys and indexes from the root to a value.
+    Report.problems() makes an object for each file with problems.
 
     Attributes:
-        repeated: the path of each key and table that the file has twice, with the position of the
-            repetition and the first position.
+        repeated: for each repetition of a key or table: its path, the position of the repetition,
+            and the first position.
 
     """
 
     def __init__(self, text: str) -> None:
-        """Find the positions in a TOML text.
-
-        key() and value() return the position of the nearest parent for a path that is not there.
-        """
+        """Find the positions in a TOML text; parts with syntax errors are left out."""
         self._keys: dict[KeyPath, Place] = {}
         self._values: dict[KeyPath, Place] = {(): (1, 1)}
         self._headers: set[KeyPath] = {()}

@@ -209,10 +209,10 @@ class _Tree:
         return self._splice(line, end, rest)
 
     def _neighbours(self, table: Keys) -> Iterator[Node]:
-        """Yield the pairs of a table; put() writes a new pair after the first of them.
+        """Yield the pairs of a table; put() writes a new pair after the first one of the result.
 
-        The pairs whose names are in INSERT_AFTER come first, then all pairs, from the last to the
-        first.
+        Pairs with names such as `weight` (INSERT_AFTER) come first. Then all pairs follow, from the
+        last to the first.
         """
         found = {path[-1]: node for path, node in self.pairs.items() if path[:-1] == table}
         yield from (found[name] for name in INSERT_AFTER if name in found)
@@ -234,7 +234,7 @@ class _Tree:
         )
 
     def _put_line(self, place: int, line: str) -> bytes:
-        """Return the text with a new line after the line of a position."""
+        """Return the text with a new line after the line that contains a byte offset."""
         ending = "\r\n" if b"\r\n" in self.text else "\n"
         end = self.text.find(b"\n", place)
         if end < 0:
@@ -270,7 +270,7 @@ def _compare(text: bytes, path: Path, expected: Topology) -> None:
 
 
 def _end(pair: Node) -> int:
-    """Return where the value of a pair ends; the parser may count a comment as part of a pair."""
+    """Return the byte offset of the end of a pair's value; a comment after it does not count."""
     return named(pair)[1].end_byte
 
 

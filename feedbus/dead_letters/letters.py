@@ -112,7 +112,7 @@ def open_channel(topology: Topology) -> Iterator[Channel]:
     At the end of the block, dead letters that are not settled return to their queue.
 
     Args:
-        topology: the topology; if the broker has none of its objects, they are declared.
+        topology: the topology. Its objects are declared if the broker has none of them.
 
     Raises:
         BrokerOutage: the broker is unavailable.

@@ -72,11 +72,11 @@ class Requeue:
         self._waiting_queue: WaitingQueueOfKey | None = None  # valid while the lock is held
 
     def __enter__(self) -> Self:
-        """Return this object; leave the `with` block to close its connections."""
+        """Return this object; the end of the `with` block closes its connections."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Release the lock, delete the temporary exchange, and close the connection."""
+        """Release the lock, delete the temporary exchange, and close the connections."""
         self._release()
         if self._exchange and not self._has_shards:
             with contextlib.suppress(Outage, ChannelError, OSError):
@@ -154,7 +154,10 @@ class Requeue:
         return self._publish_to_waiting_queues(messages, keys, self._waiting_queue)
 
     def _lock_ring(self) -> None:
-        """Take the topology's lock, and set `_waiting_queue` while the lock is held.
+        """Take the topology's lock, and find out how keys are assigned to waiting queues.
+
+        The result, `_waiting_queue`, returns the waiting queue of a key while the lock is held. It
+        is None if the waiting queues of keys are not known.
 
         While this process has the lock, no switch begins. A later switch finds the dead letters
         in the waiting queues already. So consumers move them together with the records that wait
@@ -294,9 +297,10 @@ class Requeue:
         return name
 
     def _is_own(self, queue: str) -> bool:
-        """Whether a queue is the one in which the messages failed, or one of its shards.
+        """Whether a queue on the broker is the queue of the dead letters, or one of its shards.
 
-        A requeued message loses the headers in which the broker has recorded failures there.
+        The broker notes in a message's headers which queues have dead-lettered it. A requeued
+        message loses the notes about this queue and its shards.
 
         Args:
             queue: the name of a queue on the broker.

@@ -22,7 +22,8 @@ class UnfinishedDelivery:
         failed_keys: the keys of its records that have failed, or that must wait for a failed
             record. If the decoder has decided on some of its records, the set contains all keys of
             the delivery. A record without a usable key has no key in the set.
-        is_failed: whether the delivery is among the FailedDeliveries.
+        is_failed: whether the delivery was added to the FailedDeliveries, because one of its
+            records has failed, is invalid or must wait.
 
     """
 

@@ -46,11 +46,11 @@ class DecodedDelivery:
 
     @property
     def run(self) -> int:
-        """The number of failures of a record after which the messages of its handler were sent.
+        """How often the record has failed and messages published for it were sent anyway.
 
-        Usually the number is 0, because the messages of a failed call are discarded. Delivery.run
-        describes the exceptions. The ids of the messages that a handler publishes for the record
-        depend on the number. Otherwise these messages would have the ids of the earlier messages.
+        Usually the number is 0: the messages of a failed call are discarded. Delivery.run lists the
+        cases in which they are sent. The ids of later messages for the record depend on the number.
+        So they differ from the ids of the messages that were sent.
         """
         return self.delivery.run if RUN in self.delivery.headers else 0
 

@@ -61,8 +61,8 @@ class Decoder:
             wrapped_handlers: the handlers of the routes, in the same order, with the middleware.
             failure_policy: returns the decision on a record that has failed or cannot be decoded.
             order_decisions: decides which records wait; None if the queue has no `order_by`.
-            is_handled: returns whether the effects of a delivery are committed. It is called for an
-                expired delivery.
+            is_handled: returns whether a delivery was handled before. If so, an expired delivery
+                does not become a dead letter.
 
         """
         self._is_handled = is_handled
@@ -305,7 +305,11 @@ class Decoder:
         return decoded
 
     def _decode_body(self, delivery: Delivery) -> Pack:
-        """Decode a body to what the handler of the delivery reads: an object, a text or bytes."""
+        """Return the records in the body of a delivery; a plain message has one record.
+
+        If the project has no codec for the body, the handler of the delivery determines what the
+        body is decoded to: an object, a text or bytes.
+        """
         handler_index = self._routes.index_for(delivery.original_key, delivery.properties)
         return self._codecs.read(
             delivery.body,

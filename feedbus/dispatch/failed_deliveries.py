@@ -27,7 +27,7 @@ class FailedDeliveries:
 
         Args:
             delivery: the delivery; it may have been added before.
-            keys: the ordering keys of the records; None for a queue without `order_by`.
+            keys: the ordering keys of the records. Without `order_by`, the only key is None.
 
         """
         if not delivery.is_failed:

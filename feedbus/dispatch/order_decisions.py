@@ -98,8 +98,9 @@ class OrderDecisions:
     def note_repetition(self, decoded: DecodedDelivery) -> None:
         """If a delivery may have been handled before, ignore blocking messages that arrive late.
 
-        The broker delivers a message again if it was not acknowledged, and an operator requeues a
-        dead letter. In both cases, another process may have sent a message to block the key.
+        A blocking message is sent to the waiting queue, and blocks the key of a dead letter. If the
+        delivery is redelivered, or is a requeued dead letter, another process may have sent a
+        blocking message for an earlier delivery of it. Now this blocking message is obsolete.
 
         The decoder calls this for each delivery of a queue with `block_on_dead`, before the records
         are handled.

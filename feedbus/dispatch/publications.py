@@ -258,8 +258,8 @@ class Publications(Spool):
     def _remove(self, row_ids: Sequence[int]) -> None:
         """Remove the rows with these ids, whose messages were sent.
 
-        The rows are removed in a transaction, because only a transaction excludes the wait for the
-        store's lock from the time limit of the handler.
+        The rows are removed in a transaction. So the time limit of the handler does not count the
+        wait for the store's lock.
         """
         with self._store.transaction():
             self._store.outbox.remove(row_ids)

@@ -53,6 +53,9 @@ class QueueInbox:
         return new
 
     def remove(self, ids: Sequence[str]) -> None:
-        """Delete ids that add_new() has returned in the same transaction."""
+        """Delete ids of failed records that add_new() has stored in the same transaction.
+
+        Such records can be handled again, so their ids must not stay in the inbox.
+        """
         for name in (self._queue, *self.earlier_names):
             self._inbox.remove(name, ids)

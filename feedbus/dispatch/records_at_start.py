@@ -43,7 +43,8 @@ class RecordsAtStart:
         """Add the ids of records in a waiting queue that was read completely.
 
         Args:
-            records: the waiting records. Derived ids and ids of dead letters are left out.
+            records: the waiting records. Dead letters are left out, and records whose ids feedbus
+                has derived from their content, because other records can have the same ids.
 
         """
         self.ids |= {

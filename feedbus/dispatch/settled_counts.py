@@ -24,7 +24,7 @@ class SettledCounts:
     """
 
     def __init__(self, metrics: ConsumerMetrics, clock: Clock) -> None:
-        """Create the object with the metrics, and with the clock that determines lag and age."""
+        """Create the object; the clock determines how long ago a message was sent."""
         self._metrics = metrics
         self._clock = clock
 
@@ -65,7 +65,10 @@ class SettledCounts:
         self._metrics.settled("ack", acknowledged_deliveries, acknowledged_records)
 
     def _count_time(self, delivery: Delivery, now_microseconds: int) -> None:
-        """Measure the lag; if the message was sent again, also the age since its publication."""
+        """Measure the lag, the time since the message was sent.
+
+        For a retry or a requeued dead letter, also measure the time since the first publication.
+        """
         lag = delivery.lag_seconds(now_microseconds)
         if lag is not None:
             self._metrics.lag(lag)

@@ -70,7 +70,7 @@ class SlowCalls:
         """Return (message id, duration in seconds) of each slow call that runs or has just ended.
 
         A call is slow if it takes at least SLOW_SECONDS (0.9 s). A slow call is in the result until
-        KEPT_SECONDS (5 s) after its end, because the broker reports its timeout late.
+        KEPT_SECONDS (5 s) after its end, because the broker may close the channel only then.
 
         Args:
             unfinished: the calls that have started, and for which end() was not called.

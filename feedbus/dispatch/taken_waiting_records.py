@@ -42,7 +42,8 @@ class Taken:
 
     Attributes:
         record: the record.
-        result: the result. It is "handled" until another result is registered.
+        result: "failed again", "not run" (because the key is blocked), or "handled". The value is
+            "handled" until another result is registered.
         due_at: if the record has failed again, when it may be handled, in seconds since 1970;
             otherwise 0.
 
@@ -144,8 +145,9 @@ class TakenRecords:
     def finish(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Finish handled deliveries; return the deliveries to acknowledge in waiting queues.
 
-        The result also contains the deliveries of copies that are no longer needed. It contains no
-        delivery whose record was not run. Deliveries that take() has not returned are ignored.
+        A record can have further messages in waiting queues, its copies. The result also contains
+        the deliveries of copies that are no longer needed. It contains no delivery whose record was
+        not run. Deliveries that take() has not returned are ignored.
 
         Before this call, the broker must have confirmed the new messages of records that have
         failed again.

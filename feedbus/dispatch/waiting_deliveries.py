@@ -227,8 +227,8 @@ class WaitingDeliveries:
     def _is_obsolete(self, blocking: WaitingRecord, consumer_tag: str) -> bool:
         """Whether a message that blocks a key is obsolete, because it has arrived too late.
 
-        The consumer knows the messages that it has sent itself, and those that were in the waiting
-        queue when it began to read.
+        A message is not obsolete if this consumer has sent it, or if it was in the waiting queue
+        when the consumer began to read.
         """
         return (
             consumer_tag in self._complete

@@ -77,7 +77,11 @@ def wrap_handlers(
 def _calls(
     topology: Topology, consumer: Consumer, handler: Handler, store: Store, resources: Resources
 ) -> tuple[Call, AsyncCall | None]:
-    """Return `call` and `call_async` of a WrappedHandler."""
+    """Return two functions that call a handler within the middleware.
+
+    The first one returns when the handler has ended. The second one is a coroutine function for the
+    event loop; it is None if the handler is not async.
+    """
     middleware = [
         resolve_middleware(name, topology.root, asynchronous=handler.is_async)
         for name in topology.middleware

@@ -47,11 +47,17 @@ def move_and_delete(
 ) -> None:
     """Move all messages of one of feedbus's own queues to an exchange, and delete the queue.
 
-    The function first waits until the queue has no consumer. The arguments are those of
-    try_to_move_and_delete().
+    The function first waits until the queue has no consumer, at most 25 s.
+
+    Args:
+        connection: a connection to the queue's broker.
+        topology: the topology of the queue.
+        queue: the name of the queue on the broker.
+        exchange: the name on the broker of the exchange; "" for the default exchange.
+        key: the new routing key of all messages; by default they keep their routing keys.
 
     Raises:
-        BrokerOutage: the queue has no leader.
+        BrokerOutage: the broker does not answer, or does not accept a message.
         UsageError: a consumer uses the queue.
 
     """

@@ -85,18 +85,20 @@ def put_fence(connection: Connection, queue: str) -> None:
 
 
 def can_get_retries(connection: Connection, topology: Topology, queue: Queue, name: str) -> bool:
-    """Whether retries can still reach a removed queue.
+    """Whether retries can still reach a removed queue; unbind a shard, so that none can.
 
-    If other shards of the ring can get the retries, this shard is unbound from the ring. The caller
-    holds the topology's lock, and has checked that the queue is marked.
+    A consumer calls this before it proves that the queue is empty. Retries reach a queue until its
+    retry queues are empty. Retries of shards return to the ring, which routes them to any of its
+    shards. So this function unbinds a shard from the ring, unless it is the last one that exists.
+    The last shard can get retries at least until the other shards are deleted.
 
-    A consumer calls this before it proves that the queue is empty.
+    The caller holds the topology's lock, and has checked that the queue is marked as removed.
 
     Args:
         connection: a connection to the broker.
         topology: the topology of the consumer, which still has the queue.
-        queue: the queue.
-        name: the name of the queue on the broker.
+        queue: the table of the queue in topology.toml.
+        name: the name of the queue, or of one of its shards, on the broker.
 
     """
     names = Names(topology)

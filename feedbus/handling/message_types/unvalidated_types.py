@@ -61,13 +61,16 @@ class BodyLoader(RecordLoader):
         return ()
 
     def _load(self, pack: Pack) -> Loaded:
-        """Load the body; it is invalid if the exchange's codec has returned a record with fields.
+        """Return the text or bytes of a body.
+
+        The message is invalid if it is a pack, or if a codec of the project has decoded its body
+        to another type.
 
         Args:
-            pack: the decoded body, as a record with one field.
+            pack: the decoded message; a body that is a text or bytes is one record.
 
         Returns:
-            The text or bytes, or the error.
+            The text or bytes, or the errors.
         """
         if isinstance(pack.shared.get(RAW), self._kind):
             chunk = Chunk(pack.ids, pack.shared, {}, range(len(pack)), itemgetter(RAW))

@@ -98,7 +98,7 @@ class Parameters:
 
     @property
     def wants(self) -> Iterator[Requested]:
-        """What the parameters request: resources, and names such as "bus"; each can occur twice."""
+        """What each parameter requests: a resource, or the name of a value such as "bus"."""
         yield from self.positions
         yield from self.keywords.values()
 
